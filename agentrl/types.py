@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias, Union
+from typing import Literal, TypeAlias
 
-JsonValue: TypeAlias = Union[
-    str, int, float, bool, None, Sequence["JsonValue"], Mapping[str, "JsonValue"]
-]
+JsonValue: TypeAlias = (
+    "str | int | float | bool | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
+)
 """What `json.loads` returns; the only open-ended type that may cross a folder."""
 
 Role = Literal["system", "user", "assistant", "tool"]

@@ -1,0 +1,124 @@
+"""The chat contracts: renderers turn messages into ids; protocols say how tools are called in text.
+
+A renderer is one template family, written by hand. It encodes the first messages once; after that
+only deltas, with special tokens disabled, so that text from the world can never forge a control
+token. A protocol knows text alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias, runtime_checkable
+
+from agentrl.env import Action
+from agentrl.tool import Tool
+from agentrl.transcript import Int32Array, Origin
+from agentrl.types import Message
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """The little a renderer needs of a tokenizer."""
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of plain text; control strings inside it are encoded as ordinary characters."""
+        ...
+
+    def decode(self, token_ids: Sequence[int] | Int32Array) -> str:
+        """Text of ids, control tokens included as their names; invalid bytes become U+FFFD."""
+        ...
+
+    def special_id(self, token: str) -> int | None:
+        """Id of a control token; None when the vocabulary lacks it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Span:
+    """Some ids and who wrote them."""
+
+    origin: Origin
+    token_ids: Int32Array
+
+
+@runtime_checkable
+class Renderer(Protocol):
+    """Messages <-> ids for one template family. Found under `agentrl.renderers`."""
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Ids that end an assistant's turn."""
+        ...
+
+    def prompt_ids(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> Int32Array:
+        """The whole conversation so far, ending where the assistant's turn begins."""
+        ...
+
+    def delta(self, messages: Sequence[Message], *, ended: bool) -> tuple[Span, ...]:
+        """What follows the model's own tokens when `messages` (not the assistant's) answer it.
+
+        `ended` tells whether the model wrote its own end-of-turn id; if not, the closer is added.
+        Closers and the next generation prompt are SCAFFOLD, the messages OBSERVATION.
+        """
+        ...
+
+    def inline(self, text: str) -> tuple[Span, ...]:
+        """Text placed inside the assistant's open turn (OBSERVATION)."""
+        ...
+
+    def closing(self, *, ended: bool) -> tuple[Span, ...]:
+        """What closes the last turn of a finished row for a supervised target (SCAFFOLD)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Inline:
+    """Results placed inside the assistant's own turn."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Messages:
+    """Results sent as messages of their own."""
+
+    messages: tuple[Message, ...]
+
+
+Presented: TypeAlias = Inline | Messages
+
+
+@runtime_checkable
+class ToolProtocol(Protocol):
+    """How tools are described, called and answered in text. Found under `agentrl.protocols`."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Stop strings that end a generation where a call is complete."""
+        ...
+
+    def tool_prompt(self, tools: Sequence[Tool]) -> str:
+        """Instructions for the system message; empty when the renderer's template describes tools."""
+        ...
+
+    def parse(self, token_ids: Int32Array, text: str, *, turn: int) -> Action:
+        """Read one generation. Never raises on what a model may write: see `Action.parse_error`."""
+        ...
+
+    def call_text(self, name: str, arguments: dict[str, str]) -> str:
+        """How an expert writes a call; `parse(call_text(x)) == x`."""
+        ...
+
+    def present(self, observation: Sequence[Message]) -> Presented:
+        """How the environment's answer is shown: tool messages inline, or as messages."""
+        ...

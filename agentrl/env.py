@@ -1,0 +1,117 @@
+"""The environment contract: Gymnasium's meaning, asynchronous, over messages.
+
+An Env knows neither token ids nor chat templates. One instance is one live episode. `step` returns
+Gymnasium's five fields; `terminated` (the task ended by itself) and `truncated` (a limit ended it)
+stay apart.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple, Protocol, Self, TypeAlias, runtime_checkable
+
+from agentrl.context import Context
+from agentrl.tool import Tool
+from agentrl.types import Message, Task, ToolCall, ToolResult
+
+Observation: TypeAlias = tuple[Message, ...]
+"""What the environment answered; on reset, the first messages."""
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What the model wrote in one turn, parsed by a protocol."""
+
+    text: str
+    """The sampled text of this turn, whole."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    parse_error: str | None = None
+    """What could not be read and how to write it, addressed to the model."""
+    reasoning: str | None = None
+    """The thinking part of `text`, when the format marks one."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepInfo:
+    """What a step tells the trajectory's ledger."""
+
+    results: tuple[ToolResult, ...] = ()
+    """Results of the calls this step executed, in call order."""
+    answer: str | None = None
+    """The final answer the environment read, once there is one."""
+    rewards: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Named parts of the environment's own reward, for reports."""
+    excluded: str | None = None
+    """Reason why the trajectory must not be trained on (a verdict could not be had), or None."""
+
+
+class StepResult(NamedTuple):
+    """Gymnasium's order."""
+
+    observation: Observation
+    reward: float
+    terminated: bool
+    truncated: bool
+    info: StepInfo
+
+
+class Env(ABC):
+    """One live episode of a task.
+
+    The loop calls `open`, then `reset` and `step` until an ending, then `close` always.
+    """
+
+    tools: tuple[Tool, ...] = ()
+    """Tools offered to the model; protocols describe them in the prompt."""
+    protocol: ClassVar[str] = "hermes"
+    """Name of the protocol the environment is written for; a config may choose another."""
+
+    async def open(self, ctx: Context) -> None:
+        """Acquire what the episode needs. Called once, before `reset`."""
+        for tool in self.tools:
+            await tool.open(ctx)
+
+    @abstractmethod
+    async def reset(self, task: Task, *, seed: int) -> Observation:
+        """Start the task; the observation is the conversation's first messages."""
+
+    @abstractmethod
+    async def step(self, action: Action) -> StepResult:
+        """Answer one action."""
+
+    async def close(self) -> None:
+        """Release everything. Idempotent."""
+        for tool in self.tools:
+            await tool.close()
+
+
+@runtime_checkable
+class Expert(Protocol):
+    """An environment that can show how a task is solved."""
+
+    def expert(self, task: Task, *, seed: int) -> Iterable[str]:
+        """The model's turns, in order, as text in the environment's own protocol.
+
+        The same loop plays them with a scripted engine, so tools really run.
+        """
+        ...
+
+
+@runtime_checkable
+class Forkable(Protocol):
+    """Sessions, tool states and environments that can branch."""
+
+    async def fork(self, n: int) -> list[Self]:
+        """`n` independent copies of the present state."""
+        ...
+
+
+@runtime_checkable
+class TaskGenerator(Protocol):
+    """An environment family that makes its own tasks."""
+
+    def tasks(self, split: str, *, seed: int) -> Iterable[Task]:
+        """An endless, seeded stream; the splits share no task."""
+        ...
