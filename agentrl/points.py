@@ -1,0 +1,228 @@
+"""The nine extension points, what they are handed, and the verdicts they return.
+
+Every published method the project answers to is a small plug-in at one to three of these. Nothing
+is mutated: each stage returns a value. Tensors appear only in annotations, so importing this module
+loads no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+from agentrl.history import HistoryStore, Write
+from agentrl.trajectory import Group, Trajectory
+from agentrl.transcript import Float32Array
+from agentrl.types import JsonValue, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from agentrl.algo.types import Batch, ForwardOutput
+
+
+@dataclass(frozen=True, slots=True)
+class Ctx:
+    """Where in the run a plug-in is called."""
+
+    step: int
+    total_steps: int
+    seed: int
+    """The run's seed; combine it with ids through `agentrl.seeds.derive`, never with a clock."""
+    metrics: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Metrics of the previous step."""
+
+
+class EpisodeRunner(Protocol):
+    """Runs one episode through the multi-turn loop."""
+
+    async def run(
+        self, task: Task, sibling: int, ctx: Ctx, *, prefix: Trajectory | None = None
+    ) -> Trajectory:
+        """One finished trajectory; a failure of the world is in its `error`, never raised."""
+        ...
+
+
+ScoredModel = Literal["policy", "ref", "ema", "teacher"]
+
+
+class Scorer(Protocol):
+    """Teacher-forced logprobs of fixed rows under a named model."""
+
+    async def logprobs(
+        self, model: ScoredModel, rows: Sequence[Sequence[int]]
+    ) -> list[Float32Array]:
+        """Per row [t], aligned with its ids; entry 0 is 0.0."""
+        ...
+
+
+class Judge(Protocol):
+    """A model that grades text."""
+
+    async def grade(self, prompt: str) -> str:
+        """Its answer. Raises WorldFault when it cannot be had."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What plug-ins are handed; they never open a model themselves."""
+
+    episodes: EpisodeRunner
+    rewards: Sequence[RewardFn] = ()
+    """The configured reward functions, for plans that must look early."""
+    scorer: Scorer | None = None
+    judge: Judge | None = None
+
+
+@runtime_checkable
+class TaskSource(Protocol):
+    """Which tasks this step?"""
+
+    def next(self, n: int, ctx: Ctx) -> list[Task]:
+        """Exactly `n` tasks."""
+        ...
+
+    def observe(self, groups: Sequence[Group], ctx: Ctx) -> None:
+        """Feedback for curricula: all scored groups of the step, gated-out ones included."""
+        ...
+
+    def state(self) -> Mapping[str, JsonValue]:
+        """What `restore` needs to go on exactly."""
+        ...
+
+    def restore(self, state: Mapping[str, JsonValue]) -> None:
+        """Go on from `state`."""
+        ...
+
+
+@runtime_checkable
+class RolloutPlan(Protocol):
+    """How does one task become a group?"""
+
+    async def collect(self, task: Task, services: Services, ctx: Ctx) -> Group:
+        """All siblings of one task."""
+        ...
+
+
+@runtime_checkable
+class RewardFn(Protocol):
+    """Named scores of one trajectory."""
+
+    async def __call__(self, trajectory: Trajectory, services: Services) -> Mapping[str, float]:
+        """Components to add; names must be new. May raise WorldFault."""
+        ...
+
+
+class Shaped(NamedTuple):
+    """A shaper's verdict on a group of G trajectories."""
+
+    rewards_G: Float32Array
+    """Shape [G]."""
+    token_rewards_GT: tuple[Float32Array, ...] | None = None
+    """Per trajectory [t] over its joined rows, or None."""
+    writes: tuple[Write, ...] = ()
+    """Offered to the HistoryStore, committed at the step boundary."""
+
+
+@runtime_checkable
+class RewardShaper(Protocol):
+    """A group's components, history and step -> scalars. Shapers are chained in list order."""
+
+    def __call__(self, group: Group, shaped: Shaped, history: HistoryStore, ctx: Ctx) -> Shaped:
+        """The next `Shaped`; `shaped` is the previous shaper's, at first the summed components."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Train on the group."""
+
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Leave the group out; `reason` is counted and shown."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Divert:
+    """Send the group to a named queue instead (`sft`, `replay`, `hard`)."""
+
+    queue: str
+    reason: str
+
+
+Verdict: TypeAlias = Keep | Drop | Divert
+
+
+@runtime_checkable
+class GroupGate(Protocol):
+    """Keep, drop or divert a shaped group?"""
+
+    def __call__(self, group: Group, history: HistoryStore, ctx: Ctx) -> Verdict: ...
+
+
+@runtime_checkable
+class Advantage(Protocol):
+    """Rewards -> per-token advantages, over the whole step's batch."""
+
+    def __call__(self, batch: Batch, ctx: Ctx) -> Tensor:
+        """Shape [B, T]; zero wherever the batch's mask is False."""
+        ...
+
+
+@runtime_checkable
+class PolicyLoss(Protocol):
+    """The surrogate, per token, before aggregation."""
+
+    def __call__(
+        self, logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Losses [B, T] to minimise, and metrics as sums over masked tokens."""
+        ...
+
+
+@runtime_checkable
+class AuxTerm(Protocol):
+    """Another differentiable term with a mask of its own."""
+
+    def __call__(
+        self, output: ForwardOutput, batch: Batch, ctx: Ctx
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """A scalar already divided by its own global count, and metrics."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """What a schedule changes from the next step on; None leaves a value alone."""
+
+    lr: float | None = None
+    temperature: float | None = None
+    reset_reference: bool = False
+    reset_optimizer: bool = False
+
+
+@runtime_checkable
+class Schedule(Protocol):
+    """What changes over steps? A pure function of the step and the metrics so far."""
+
+    def at(self, ctx: Ctx) -> Patch: ...
+
+
+def combined(patches: Iterable[Patch]) -> Patch:
+    """Later patches win; resets add up."""
+    result = Patch()
+    for patch in patches:
+        result = Patch(
+            lr=result.lr if patch.lr is None else patch.lr,
+            temperature=result.temperature if patch.temperature is None else patch.temperature,
+            reset_reference=result.reset_reference or patch.reset_reference,
+            reset_optimizer=result.reset_optimizer or patch.reset_optimizer,
+        )
+    return result
