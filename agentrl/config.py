@@ -1,0 +1,316 @@
+"""The configuration tree: frozen pydantic models, unknown keys refused.
+
+Every field's docstring is its help text. A node with a `name` chooses a plug-in; what it holds
+beyond its own fields are that plug-in's options, checked against the signature of the plug-in's
+factory by `options`. How files and the command line become this tree is `agentrl.compose`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from agentrl.errors import UserError
+from agentrl.registry import resolve
+from agentrl.suggest import did_you_mean
+
+
+class Node(BaseModel):
+    """A closed node."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Plugin(BaseModel):
+    """A node that names a plug-in and carries its options."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
+
+    name: str
+    """Registry name, `module:Attr` or `file.py:Attr`."""
+
+    @property
+    def given(self) -> Mapping[str, Any]:
+        """Options beyond this node's own fields."""
+        return self.model_extra or {}
+
+
+class EnvConfig(Plugin):
+    """The environment and the limits of one episode."""
+
+    protocol: str | None = None
+    """How tools are called in text; null takes what the environment was written for."""
+    max_turns: int = Field(default=8, gt=0)
+    """Generations per episode."""
+    max_calls: int = Field(default=16, ge=0)
+    """Tool calls per episode."""
+    max_parse_errors: int = Field(default=2, ge=0)
+    """Actions in a row that may be unreadable before the episode ends."""
+    turn_tokens: int = Field(default=1024, gt=0)
+    """Tokens of one generation."""
+    max_tokens: int = Field(default=4096, gt=0)
+    """Tokens of one row, prompt and observations included."""
+    observation_tokens: int = Field(default=1024, gt=0)
+    """Tokens of one observation; longer ones lose their middle."""
+    episode_s: float | None = Field(default=600.0, gt=0)
+    """Wall-clock deadline of an episode; null for none (deterministic runs)."""
+    call_s: float = Field(default=30.0, gt=0)
+    """Deadline of one tool call."""
+
+
+class DataConfig(Node):
+    """Where tasks come from; all null lets the environment generate them."""
+
+    path: str | None = None
+    """A jsonl or parquet file."""
+    layout: str | None = None
+    """How its rows are read (gsm8k, math, chat, ...); null detects it."""
+    hf: str | None = None
+    """A Hugging Face dataset id, `name` or `name:split`; needs the `data` extra."""
+    limit: int | None = Field(default=None, gt=0)
+    """Use only the first so many rows."""
+    shuffle: bool = True
+    """Visit the rows of a file in a seeded order."""
+
+
+class ModelConfig(Node):
+    """The policy's weights and chat format."""
+
+    path: str = "nano"
+    """`nano`, a hub id, a folder, or a run folder."""
+    renderer: str | None = None
+    """Template family; null detects it from the tokenizer."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of engine and learner."""
+
+
+class RolloutConfig(Node):
+    """How a task becomes a group of trajectories."""
+
+    plan: Plugin = Plugin(name="sample")
+    group_size: int = Field(default=8, gt=0)
+    """Trajectories per task."""
+    temperature: float = Field(default=1.0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    top_k: int = Field(default=0, ge=0)
+    in_flight: int = Field(default=128, gt=0)
+    """Episodes that may run at once."""
+    tool_slots: int = Field(default=16, gt=0)
+    """Tool calls that may run at once."""
+    retries: int = Field(default=2, ge=0)
+    """Fresh attempts for a trajectory that the world failed."""
+
+
+class OffPolicyConfig(Node):
+    """Correction of the engine/learner mismatch; detached, applied to the clipped loss."""
+
+    mode: Literal["off", "tis", "icepop"] = "off"
+    level: Literal["token", "sequence"] = "token"
+    low: float = Field(default=0.5, ge=0)
+    """Lower bound on the ratio; icepop only."""
+    high: float = Field(default=2.0, gt=0)
+    """Upper bound on the ratio."""
+
+
+Aggregate = Literal[
+    "token-mean",
+    "token-sum",
+    "seq-mean-token-sum",
+    "seq-mean-token-mean",
+    "seq-mean-token-sum-norm",
+]
+
+
+class AlgoConfig(Node):
+    """The method: extension points 3 to 9."""
+
+    rewards: tuple[Plugin, ...] = ()
+    """Reward functions; the environment's own reward `env` is always there."""
+    shapers: tuple[Plugin, ...] = ()
+    gate: Plugin | None = None
+    advantage: Plugin = Plugin(name="outcome")
+    loss: Plugin = Plugin(name="clip")
+    aggregate: Aggregate = "token-mean"
+    aux: tuple[Plugin, ...] = ()
+    schedules: tuple[Plugin, ...] = ()
+    offpolicy: OffPolicyConfig = OffPolicyConfig()
+    minibatches: int = Field(default=1, gt=0)
+    """Optimiser steps per batch."""
+
+
+class LearnerConfig(Plugin):
+    """The optimiser's side."""
+
+    lr: float = Field(default=1e-6, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    warmup_steps: int = Field(default=0, ge=0)
+    micro_tokens: int = Field(default=16_384, gt=0)
+    """Tokens, padding included, of one forward and backward pass."""
+
+
+class TrainConfig(Node):
+    """The loop."""
+
+    steps: int = Field(default=200, gt=0)
+    tasks_per_step: int = Field(default=16, gt=0)
+    deterministic: bool = True
+    """Rows do not depend on their neighbours and resume is exact."""
+    checkpoint_every: int = Field(default=20, gt=0)
+    keep: int = Field(default=2, gt=0)
+    """Checkpoints kept beside the best one."""
+
+
+class EvalConfig(Node):
+    """Evaluation, during training and by `agentrl eval`."""
+
+    every: int = Field(default=0, ge=0)
+    """Steps between evaluations while training; 0 evaluates only when asked."""
+    tasks: int = Field(default=512, gt=0)
+    samples: int = Field(default=1, gt=0)
+    """Trajectories per task."""
+    temperature: float = Field(default=1.0, ge=0)
+    """0 is greedy."""
+    split: str = "test"
+    """Which of a generating environment's splits."""
+    path: str | None = None
+    """A file of tasks to evaluate on instead."""
+
+
+class SftConfig(Node):
+    """Supervised training on demonstrations."""
+
+    steps: int = Field(default=2000, gt=0)
+    batch: int = Field(default=64, gt=0)
+    """Rows per optimiser step."""
+    pool: int = Field(default=20_000, gt=0)
+    """Demonstrations made before training starts."""
+    lr: float = Field(default=1e-3, gt=0)
+    path: str | None = None
+    """A jsonl file of `messages`; null plays the environment's expert."""
+    architecture: Mapping[str, int | float | bool | str] | None = None
+    """Shape of a fresh model; null starts from `model.path`."""
+
+
+class RunConfig(Node):
+    """Everything a run needs; written to its folder before the first step."""
+
+    seed: int = 0
+    env: EnvConfig
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    engine: Plugin = Plugin(name="transformers")
+    learner: LearnerConfig = LearnerConfig(name="torch")
+    sandbox: Plugin = Plugin(name="local")
+    rollout: RolloutConfig = RolloutConfig()
+    algo: AlgoConfig = AlgoConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+    sft: SftConfig = SftConfig()
+    dir: str | None = None
+    """Run folder; null makes `runs/<env>--<model>--<time>`."""
+    resume: str | None = None
+    """Run folder to go on with."""
+
+
+def validated(tree: Mapping[str, Any]) -> RunConfig:
+    """The typed tree. Raises UserError that names the key, what is wrong and the nearest match."""
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(_sentence(error, RunConfig)) from None
+
+
+def options(kind: str, node: Plugin) -> dict[str, Any]:
+    """The plug-in's options as keyword arguments, checked against its factory's signature.
+
+    Raises UserError on an unknown option or a wrong type.
+    """
+    factory = resolve(kind, node.name)
+    model = _options_model(kind, node.name, factory)
+    try:
+        parsed = model.model_validate(dict(node.given))
+    except ValidationError as error:
+        raise UserError(_sentence(error, model, prefix=kind, extra=_own_fields(node))) from None
+    return {name: getattr(parsed, name) for name in parsed.model_fields_set}
+
+
+def accepts(kind: str, name: str, option: str) -> bool:
+    """Whether the plug-in's factory has an option of that name."""
+    return option in _parameters(resolve(kind, name))
+
+
+def build(kind: str, node: Plugin, **host: Any) -> Any:
+    """Make the plug-in from its options and what the host hands in.
+
+    Host values whose names the factory lacks are left out.
+    """
+    factory = resolve(kind, node.name)
+    known = inspect.signature(factory).parameters
+    handed = {name: value for name, value in host.items() if name in known}
+    return factory(**handed, **options(kind, node))
+
+
+HOST_ARGUMENTS = frozenset({"model", "tokenizer", "dtype", "seed", "deterministic"})
+"""Names that the host hands in; a config never sets them as plug-in options."""
+
+
+def _parameters(factory: Any) -> Mapping[str, inspect.Parameter]:
+    keyword = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return {
+        name: parameter
+        for name, parameter in inspect.signature(factory, eval_str=True).parameters.items()
+        if parameter.kind in keyword and name not in HOST_ARGUMENTS and not name.startswith("_")
+    }
+
+
+def _options_model(kind: str, name: str, factory: Any) -> type[BaseModel]:
+    fields: dict[str, Any] = {}
+    for parameter in _parameters(factory).values():
+        annotation = Any if parameter.annotation is parameter.empty else parameter.annotation
+        default = None if parameter.default is parameter.empty else parameter.default
+        fields[parameter.name] = (annotation, default)
+    config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    return create_model(f"{kind}_{name}", __config__=config, **fields)
+
+
+def _own_fields(node: Plugin) -> tuple[str, ...]:
+    return tuple(type(node).model_fields)
+
+
+def _sentence(
+    error: ValidationError, model: type[BaseModel], prefix: str = "", extra: tuple[str, ...] = ()
+) -> str:
+    first = error.errors()[0]
+    place = [str(part) for part in first["loc"]]
+    key = ".".join([prefix, *place] if prefix else place)
+    if first["type"] == "extra_forbidden":
+        known = (*_fields_at(model, place[:-1]), *extra)
+        return f"unknown key {key!r}{did_you_mean(place[-1], known)}"
+    if first["type"] == "missing":
+        return f"{key} is required; give {key}=..."
+    return f"{key}: {first['msg'].lower()}, got {first['input']!r}"
+
+
+def _fields_at(model: type[BaseModel], place: list[str]) -> tuple[str, ...]:
+    for part in place:
+        field = model.model_fields.get(part)
+        annotation = field.annotation if field is not None else None
+        if not (inspect.isclass(annotation) and issubclass(annotation, BaseModel)):
+            return ()
+        model = annotation
+    return tuple(model.model_fields)
+
+
+def run_folder_model(path: str) -> Path | None:
+    """The newest checkpoint's model folder when `path` is a run folder, else None."""
+    folder = Path(path) / "checkpoints"
+    for name in ("best", "latest"):
+        pointer = folder / name
+        if pointer.is_file():
+            return folder / pointer.read_text().strip() / "model"
+    return None
