@@ -3,18 +3,22 @@
 A renderer is one template family, written by hand. It encodes the first messages once; after that
 only deltas, with special tokens disabled, so that text from the world can never forge a control
 token. A protocol knows text alone.
+
+Three kinds of ids: *control* tokens (`<|im_end|>`) are placed by the renderer only; *tags*
+(`<think>`, `<tool_call>`) are single ids that a model writes in its own text, so trusted text may
+contain them; all other text is encoded as ordinary characters, whatever it spells.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from agentrl.env import Action
 from agentrl.tool import Tool
 from agentrl.transcript import Int32Array, Origin
-from agentrl.types import Message
+from agentrl.types import JsonValue, Message
 
 
 @runtime_checkable
@@ -25,7 +29,11 @@ class Tokenizer(Protocol):
     def vocab_size(self) -> int: ...
 
     def encode(self, text: str) -> list[int]:
-        """Ids of plain text; control strings inside it are encoded as ordinary characters."""
+        """Ids of untrusted text; control strings and tags in it become ordinary characters."""
+        ...
+
+    def encode_markup(self, text: str) -> list[int]:
+        """Ids of trusted text: tags become their single ids, control strings stay characters."""
         ...
 
     def decode(self, token_ids: Sequence[int] | Int32Array) -> str:
@@ -33,7 +41,7 @@ class Tokenizer(Protocol):
         ...
 
     def special_id(self, token: str) -> int | None:
-        """Id of a control token; None when the vocabulary lacks it."""
+        """Id of a control token or tag; None when the vocabulary lacks it."""
         ...
 
 
@@ -45,9 +53,39 @@ class Span:
     token_ids: Int32Array
 
 
+@dataclass(frozen=True, slots=True)
+class Inline:
+    """Results placed inside the assistant's own turn: trusted wrapper around untrusted content."""
+
+    before: str
+    """Trusted text, tags included, that opens the block."""
+    content: str
+    """What the world wrote; encoded as ordinary characters."""
+    after: str
+    """Trusted text that closes the block."""
+
+    @property
+    def text(self) -> str:
+        """The whole block as one string."""
+        return self.before + self.content + self.after
+
+
+@dataclass(frozen=True, slots=True)
+class Messages:
+    """Results sent as messages of their own."""
+
+    messages: tuple[Message, ...]
+
+
+Presented: TypeAlias = Inline | Messages
+
+
 @runtime_checkable
 class Renderer(Protocol):
     """Messages <-> ids for one template family. Found under `agentrl.renderers`."""
+
+    @property
+    def name(self) -> str: ...
 
     @property
     def tokenizer(self) -> Tokenizer: ...
@@ -61,6 +99,13 @@ class Renderer(Protocol):
         """The whole conversation so far, ending where the assistant's turn begins."""
         ...
 
+    def demo(self, text: str, *, ended: bool = False) -> Int32Array:
+        """Ids of `text` as the model itself would write it: tags are their single ids.
+
+        With `ended` the end-of-turn id follows, as the model's own last id.
+        """
+        ...
+
     def delta(self, messages: Sequence[Message], *, ended: bool) -> tuple[Span, ...]:
         """What follows the model's own tokens when `messages` (not the assistant's) answer it.
 
@@ -69,30 +114,13 @@ class Renderer(Protocol):
         """
         ...
 
-    def inline(self, text: str) -> tuple[Span, ...]:
-        """Text placed inside the assistant's open turn (OBSERVATION)."""
+    def inline(self, block: Inline) -> tuple[Span, ...]:
+        """A block placed inside the assistant's open turn (OBSERVATION)."""
         ...
 
     def closing(self, *, ended: bool) -> tuple[Span, ...]:
         """What closes the last turn of a finished row for a supervised target (SCAFFOLD)."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Inline:
-    """Results placed inside the assistant's own turn."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Messages:
-    """Results sent as messages of their own."""
-
-    messages: tuple[Message, ...]
-
-
-Presented: TypeAlias = Inline | Messages
 
 
 @runtime_checkable
@@ -112,13 +140,26 @@ class ToolProtocol(Protocol):
         ...
 
     def parse(self, token_ids: Int32Array, text: str, *, turn: int) -> Action:
-        """Read one generation. Never raises on what a model may write: see `Action.parse_error`."""
+        """Read one generation; `text` is its decoded ids without the end-of-turn id.
+
+        Never raises on what a model may write: see `Action.parse_error`. The calls' ids are
+        `call_{turn}_{i}`.
+        """
         ...
 
-    def call_text(self, name: str, arguments: dict[str, str]) -> str:
-        """How an expert writes a call; `parse(call_text(x)) == x`."""
+    def call_text(self, name: str, arguments: Mapping[str, JsonValue]) -> str:
+        """How an expert writes a call; `parse(call_text(x)) == x`.
+
+        Raises ValueError for what the format cannot say.
+        """
         ...
 
-    def present(self, observation: Sequence[Message]) -> Presented:
-        """How the environment's answer is shown: tool messages inline, or as messages."""
+    def present(
+        self, observation: Sequence[Message], *, text: str = "", ended: bool = False
+    ) -> Presented:
+        """How the environment's answer is shown: tool messages inline, or as messages.
+
+        `text` is what the model just wrote: of the block's opening, characters that it already
+        sampled past its stop string are not shown twice. An `ended` turn takes messages only.
+        """
         ...

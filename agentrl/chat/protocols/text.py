@@ -1,0 +1,65 @@
+"""What the protocols share: the thinking part, and the seam after a stop string."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from agentrl.types import Message, ToolCall
+
+
+class Thinking(NamedTuple):
+    """A generation split at its last `</think>`."""
+
+    reasoning: str | None
+    """None when the text marks no thinking."""
+    rest: str
+    open: bool
+    """True when a `<think>` was never closed: all of the text is thinking."""
+
+
+def split_thinking(text: str) -> Thinking:
+    """Split `text` into its thinking and what follows.
+
+    An opening tag may be missing, because some templates put it into the prompt.
+    """
+    before, closer, rest = text.rpartition("</think>")
+    if closer:
+        return Thinking(before.replace("<think>", "", 1).strip("\n"), rest, False)
+    _, opener, inside = text.partition("<think>")
+    if opener:
+        return Thinking(inside.strip("\n"), "", True)
+    return Thinking(None, text, False)
+
+
+def unseen(before: str, text: str, stop: str) -> str:
+    """`before` without the characters that the model already wrote past `stop`.
+
+    A stop string that ends inside a token leaves an overshoot (`</code` + `>\\n`): it stays in the
+    row as sampled, so what it shares with the start of `before` is not written again.
+    """
+    _, found, overshoot = text.rpartition(stop)
+    if not found:
+        return before
+    shared = 0
+    while shared < min(len(before), len(overshoot)) and before[shared] == overshoot[shared]:
+        shared += 1
+    return before[shared:] if shared == len(overshoot) else before
+
+
+def only_tools(observation: Sequence[Message]) -> bool:
+    """True when every message is a tool's (and there is one)."""
+    return bool(observation) and all(message.role == "tool" for message in observation)
+
+
+def call_id(turn: int, index: int) -> str:
+    """Id of a turn's call, unique within the trajectory."""
+    return f"call_{turn}_{index}"
+
+
+def code_call(code: str, raw: str, *, tool: str, turn: int, index: int = 0) -> ToolCall:
+    """A call of an interpreter."""
+    return ToolCall(call_id(turn, index), tool, {"code": code}, raw)
+
+
+__all__ = ["Thinking", "call_id", "code_call", "only_tools", "split_thinking", "unseen"]

@@ -1,0 +1,135 @@
+"""A transformers tokenizer behind the `Tokenizer` contract, with hostile text made harmless.
+
+transformers' `split_special_tokens` covers only tokens flagged special; Qwen's `<tool_call>` and
+`<think>` are not, so a tool's output could still forge them. Here a private copy of the backend
+flags every added token and splits them all; tags are put back by hand in trusted text only.
+transformers is imported on the first load.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from agentrl.errors import UserError
+from agentrl.transcript import Int32Array
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+TAG_NAMES = (
+    "think",
+    "tool_call",
+    "tool_response",
+    "code",
+    "interpreter",
+    "answer",
+    "search",
+    "information",
+)
+"""Names of the tags that models write in their own text, where a vocabulary has ids for them."""
+
+TAGS = tuple(tag for name in TAG_NAMES for tag in (f"<{name}>", f"</{name}>"))
+
+
+class HFTokenizer:
+    """Wraps a fast transformers tokenizer; the wrapped one is left untouched."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        from tokenizers import AddedToken
+
+        added = tokenizer.get_added_vocab()
+        backend = copy.deepcopy(tokenizer.backend_tokenizer)
+        backend.no_padding()
+        backend.no_truncation()
+        as_special = [AddedToken(token, special=True, normalized=False) for token in added]
+        backend.add_special_tokens(as_special)  # pyright: ignore[reportUnknownMemberType]
+        backend.encode_special_tokens = True
+        self._backend = backend
+        self._added = added
+        tags = [re.escape(tag) for tag in TAGS if tag in added]
+        self._tags = re.compile(f"({'|'.join(tags)})") if tags else None
+        self.chat_template = _template_text(tokenizer)
+        """The template stored with the tokenizer, to tell families apart; empty when none is."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids in use, added tokens included."""
+        return self._backend.get_vocab_size(with_added_tokens=True)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of untrusted text: every added token's name in it becomes ordinary characters."""
+        return self._backend.encode(text, add_special_tokens=False).ids
+
+    def encode_markup(self, text: str) -> list[int]:
+        """Ids of trusted text: tags become their single ids, control strings stay characters."""
+        if self._tags is None:
+            return self.encode(text)
+        ids: list[int] = []
+        for i, piece in enumerate(self._tags.split(text)):
+            if i % 2:
+                ids.append(self._added[piece])
+            elif piece:
+                ids.extend(self.encode(piece))
+        return ids
+
+    def decode(self, token_ids: Sequence[int] | Int32Array) -> str:
+        """Text of ids, control tokens included, nothing cleaned up; invalid bytes become U+FFFD.
+
+        Ids beyond the vocabulary (padding rows of an embedding) decode to nothing.
+        """
+        return self._backend.decode([int(i) for i in token_ids], skip_special_tokens=False)
+
+    def special_id(self, token: str) -> int | None:
+        """Id of an added token; None when the vocabulary lacks it."""
+        return self._added.get(token)
+
+
+def _template_text(tokenizer: PreTrainedTokenizerFast) -> str:
+    template = getattr(tokenizer, "chat_template", None)
+    if isinstance(template, dict):
+        template = "\n".join(str(text) for text in template.values())  # pyright: ignore
+    return template if isinstance(template, str) else ""
+
+
+def load_tokenizer(path: str | Path, *, needs: Sequence[str] = ()) -> HFTokenizer:
+    """Load a folder's or hub model's tokenizer.
+
+    Raises UserError when there is none, when it has no fast backend, or when one of the control
+    tokens in `needs` is not in its vocabulary.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        load = cast("Callable[[str], PreTrainedTokenizerFast]", AutoTokenizer.from_pretrained)  # pyright: ignore[reportUnknownMemberType]
+        tokenizer = load(str(path))
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"no tokenizer could be loaded from {str(path)!r} ({reason}); "
+            "give a folder that holds tokenizer.json or a hub id such as Qwen/Qwen2.5-1.5B-Instruct"
+        ) from error
+    if not getattr(tokenizer, "is_fast", False):
+        raise UserError(
+            f"the tokenizer of {str(path)!r} has no fast (tokenizer.json) form; convert it with "
+            "`AutoTokenizer.from_pretrained(...).save_pretrained(folder)` and give that folder"
+        )
+    wrapped = HFTokenizer(tokenizer)
+    require_tokens(wrapped, needs, what=str(path))
+    return wrapped
+
+
+def require_tokens(tokenizer: HFTokenizer, needs: Sequence[str], *, what: str) -> None:
+    """Raise UserError when a control token is missing from `tokenizer`."""
+    missing = [token for token in needs if tokenizer.special_id(token) is None]
+    if missing:
+        raise UserError(
+            f"the tokenizer of {what!r} has no token {', '.join(missing)}; "
+            "choose another renderer (`agentrl list renderers`) or an instruction-tuned model"
+        )
+
+
+__all__ = ["TAGS", "HFTokenizer", "load_tokenizer", "require_tokens"]
