@@ -8,9 +8,9 @@ stay apart.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple, Protocol, Self, TypeAlias, runtime_checkable
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, Self, TypeAlias, runtime_checkable
 
 from agentrl.context import Context
 from agentrl.tool import Tool
@@ -41,8 +41,6 @@ class StepInfo:
     """Results of the calls this step executed, in call order."""
     answer: str | None = None
     """The final answer the environment read, once there is one."""
-    rewards: Mapping[str, float] = field(default_factory=dict[str, float])
-    """Named parts of the environment's own reward, for reports."""
     excluded: str | None = None
     """Reason why the trajectory must not be trained on (a verdict could not be had), or None."""
 
@@ -65,7 +63,7 @@ class Env(ABC):
 
     tools: tuple[Tool, ...] = ()
     """Tools offered to the model; protocols describe them in the prompt."""
-    protocol: ClassVar[str] = "hermes"
+    protocol: str = "hermes"
     """Name of the protocol the environment is written for; a config may choose another."""
 
     async def open(self, ctx: Context) -> None:

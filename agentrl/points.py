@@ -37,9 +37,7 @@ class Ctx:
 class EpisodeRunner(Protocol):
     """Runs one episode through the multi-turn loop."""
 
-    async def run(
-        self, task: Task, sibling: int, ctx: Ctx, *, prefix: Trajectory | None = None
-    ) -> Trajectory:
+    async def run(self, task: Task, sibling: int, ctx: Ctx) -> Trajectory:
         """One finished trajectory; a failure of the world is in its `error`, never raised."""
         ...
 

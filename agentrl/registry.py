@@ -123,7 +123,7 @@ def _load(kind: str, name: str, load: Callable[[], Any]) -> Factory:
         return load()
     except UserError:
         raise
-    except Exception as error:  # noqa: BLE001  whatever a plug-in's import raises is its own fault
+    except Exception as error:
         raise SetupError(
             f"{kind} {name!r} cannot be loaded: {type(error).__name__}: {error}"
         ) from error

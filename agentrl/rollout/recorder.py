@@ -1,0 +1,141 @@
+"""What an episode writes down as it goes: one growing row, the conversation, the ledger, times."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+
+from agentrl.chat.base import Span
+from agentrl.engine.base import Generation
+from agentrl.env import Action, StepResult
+from agentrl.trajectory import CallRecord, StopReason, Timings, Trajectory
+from agentrl.transcript import Int32Array, Origin, Segment, Transcript
+from agentrl.types import Message, Task
+
+
+def sampled_segments(generation: Generation, temperature: float) -> tuple[Segment, ...]:
+    """One MODEL segment per run of equal policy version."""
+    segments: list[Segment] = []
+    start = 0
+    for count, version in generation.versions:
+        part = slice(start, start + count)
+        start += count
+        segments.append(
+            Segment(
+                Origin.MODEL,
+                generation.token_ids[part],
+                logprobs=generation.logprobs[part],
+                version=version,
+                temperature=temperature,
+                entropies=None if generation.entropies is None else generation.entropies[part],
+            )
+        )
+    return tuple(segments)
+
+
+@dataclass(slots=True)
+class Recorder:
+    """The mutable side of one episode; `finish` freezes it."""
+
+    task: Task
+    uid: str
+    sibling: int
+    seed: int
+    demo: bool = False
+    """Record what the engine writes as DEMO: expert text for supervised terms."""
+    row: Transcript = field(default_factory=Transcript)
+    messages: list[Message] = field(default_factory=list[Message])
+    calls: list[CallRecord] = field(default_factory=list[CallRecord])
+    env_reward: float = 0.0
+    answer: str | None = None
+    excluded: str | None = None
+    n_turns: int = 0
+    generate_s: float = 0.0
+    started: float = field(default_factory=monotonic)
+
+    def prompt(self, messages: Sequence[Message], token_ids: Int32Array) -> None:
+        """The first messages and their ids."""
+        self.messages.extend(messages)
+        self.row = self.row.append(Segment(Origin.PROMPT, token_ids))
+
+    def generated(self, generation: Generation, temperature: float, wall_s: float) -> None:
+        """One generation's tokens."""
+        self.n_turns += 1
+        self.generate_s += wall_s
+        if self.demo:
+            self.row = self.row.append(Segment(Origin.DEMO, generation.token_ids))
+        else:
+            self.row = self.row.append(*sampled_segments(generation, temperature))
+
+    def acted(self, action: Action) -> None:
+        """The generation as text."""
+        self.messages.append(
+            Message(
+                "assistant", action.text, tool_calls=action.tool_calls, reasoning=action.reasoning
+            )
+        )
+
+    def stepped(self, action: Action, result: StepResult, cut: frozenset[str]) -> None:
+        """One step's rewards and ledger lines; `cut` names the calls whose text was shortened."""
+        self.env_reward += result.reward
+        self.answer = result.info.answer if result.info.answer is not None else self.answer
+        self.excluded = result.info.excluded or self.excluded
+        written = {call.id: call for call in action.tool_calls}
+        for outcome in result.info.results:
+            call = written.get(outcome.call_id)
+            self.calls.append(
+                CallRecord(
+                    turn=self.n_turns - 1,
+                    name=call.name if call else "",
+                    arguments=json.dumps(call.arguments, default=str) if call else "",
+                    content=outcome.content,
+                    error=outcome.error,
+                    truncated=outcome.truncated or outcome.call_id in cut,
+                    wall_s=outcome.wall_s,
+                    queue_s=outcome.queue_s,
+                )
+            )
+
+    def unreadable(self, action: Action) -> None:
+        """A ledger line for an action that could not be read."""
+        self.calls.append(
+            CallRecord(
+                turn=self.n_turns - 1, name="", arguments=action.text, error="parse",
+                content=action.parse_error or "", truncated=False, wall_s=0.0, queue_s=0.0,
+            )
+        )  # fmt: skip
+
+    def observed(self, messages: Sequence[Message], spans: Sequence[Span]) -> None:
+        """The environment's answer, as messages and as ids."""
+        self.messages.extend(messages)
+        self.place(spans)
+
+    def place(self, spans: Sequence[Span]) -> None:
+        """Ids that the policy did not write."""
+        self.row = self.row.append(*(Segment(s.origin, s.token_ids) for s in spans))
+
+    def finish(self, stop: StopReason, error: str | None = None) -> Trajectory:
+        """The frozen record; `error` belongs to StopReason.ERROR."""
+        return Trajectory(
+            uid=self.uid,
+            task=self.task,
+            sibling=self.sibling,
+            rows=(self.row,) if len(self.row) else (),
+            messages=tuple(self.messages),
+            stop=stop,
+            rewards={} if error is not None else {"env": self.env_reward},
+            calls=tuple(self.calls),
+            n_turns=self.n_turns,
+            answer=self.answer,
+            seed=self.seed,
+            error=error,
+            excluded=self.excluded,
+            timings=Timings(
+                generate_s=self.generate_s,
+                tool_s=sum(call.wall_s for call in self.calls),
+                queue_s=sum(call.queue_s for call in self.calls),
+                total_s=monotonic() - self.started,
+            ),
+        )
