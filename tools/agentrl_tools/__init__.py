@@ -1,0 +1,1 @@
+"""First-party tools, found by name under the entry-point group `agentrl.tools`."""

@@ -1,0 +1,110 @@
+"""The environment in which a model calls tools until it gives an answer."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from asyncio import Task as AsyncTask
+from asyncio import TaskGroup
+from collections.abc import Sequence
+
+from agentrl.context import Context
+from agentrl.env import Action, Env, Observation, StepInfo, StepResult
+from agentrl.tool import Tool, call_tool
+from agentrl.types import Message, Task, ToolCall, ToolResult
+
+NO_CALLS_LEFT = "No calls left: answer now."
+
+
+class ToolEnv(Env):
+    """Dispatches an action's tool calls; a turn without a call is judged.
+
+    A subclass says how a task begins and what a final turn is worth.
+    """
+
+    def __init__(
+        self, tools: Sequence[Tool] = (), *, max_calls: int = 8, call_s: float = 30.0
+    ) -> None:
+        """`max_calls` bounds the calls of an episode, `call_s` the seconds of each."""
+        self.tools = tuple(tools)
+        self.max_calls = max_calls
+        self.call_s = call_s
+        self._by_name = {tool.name: tool for tool in self.tools}
+        self._ctx = Context()
+        self._task: Task | None = None
+        self._calls = 0
+
+    @property
+    def task(self) -> Task:
+        """The task being solved. Raises RuntimeError before `reset`."""
+        if self._task is None:
+            raise RuntimeError("reset() the environment before stepping it")
+        return self._task
+
+    @abstractmethod
+    def first_messages(self, task: Task) -> Observation:
+        """The conversation's first messages."""
+
+    @abstractmethod
+    async def judge(self, action: Action) -> StepResult:
+        """Answer a turn that calls no tool."""
+
+    async def open(self, ctx: Context) -> None:
+        """Hand the context to every tool."""
+        self._ctx = ctx
+        await super().open(ctx)
+
+    async def reset(self, task: Task, *, seed: int) -> Observation:
+        """Start the task with all calls left; `seed` changes nothing in a world without chance."""
+        self._task = task
+        self._calls = 0
+        return self.first_messages(task)
+
+    async def step(self, action: Action) -> StepResult:
+        """Run the action's calls, correct what could not be read, or judge."""
+        if action.tool_calls:
+            return await self._dispatch(action.tool_calls)
+        if action.parse_error is not None:
+            correction = Message("tool", action.parse_error)
+            return StepResult((correction,), 0.0, False, False, StepInfo())
+        return await self.judge(action)
+
+    async def _dispatch(self, calls: Sequence[ToolCall]) -> StepResult:
+        allowed = calls[: max(0, self.max_calls - self._calls)]
+        self._calls += len(allowed)
+        results: list[ToolResult] = []
+        for batch in self._batches(allowed):
+            results += await self._together(batch) if len(batch) > 1 else [await self._call(*batch)]
+        contents = [result.content for result in results]
+        contents += [NO_CALLS_LEFT] * (len(calls) - len(allowed))
+        messages = tuple(
+            Message("tool", content, call_id=call.id, name=call.name)
+            for call, content in zip(calls, contents, strict=True)
+        )
+        return StepResult(messages, 0.0, False, False, StepInfo(results=tuple(results)))
+
+    def _batches(self, calls: Sequence[ToolCall]) -> list[list[ToolCall]]:
+        """Calls in order; neighbours share a batch when every tool in it is parallel."""
+        batches: list[list[ToolCall]] = []
+        parallel = False
+        for call in calls:
+            tool = self._by_name.get(call.name)
+            joins = tool is not None and tool.parallel
+            if joins and parallel:
+                batches[-1].append(call)
+            else:
+                batches.append([call])
+            parallel = joins
+        return batches
+
+    async def _call(self, call: ToolCall) -> ToolResult:
+        return await call_tool(self._by_name, call, self._ctx, timeout_s=self.call_s)
+
+    async def _together(self, calls: Sequence[ToolCall]) -> list[ToolResult]:
+        tasks: list[AsyncTask[ToolResult]] = []
+        try:
+            async with TaskGroup() as group:
+                tasks += [group.create_task(self._call(call)) for call in calls]
+        except BaseExceptionGroup as failed:
+            # The episode border sorts failures by type, so the first leaves without its group.
+            raise failed.exceptions[0] from failed
+        return [task.result() for task in tasks]
