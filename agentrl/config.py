@@ -8,7 +8,8 @@ factory by `options`. How files and the command line become this tree is `agentr
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -244,18 +245,23 @@ def accepts(kind: str, name: str, option: str) -> bool:
     return option in _parameters(resolve(kind, name))
 
 
-def build(kind: str, node: Plugin, **host: Any) -> Any:
-    """Make the plug-in from its options and what the host hands in.
+def maker(kind: str, node: Plugin, **host: Any) -> Callable[[], Any]:
+    """A function that makes the plug-in, again and again, from options checked once.
 
-    Host values whose names the factory lacks are left out.
+    Host values whose names the factory lacks are left out; an option of the node wins over them.
     """
     factory = resolve(kind, node.name)
     known = inspect.signature(factory).parameters
     handed = {name: value for name, value in host.items() if name in known}
-    return factory(**handed, **options(kind, node))
+    return partial(factory, **{**handed, **options(kind, node)})
 
 
-HOST_ARGUMENTS = frozenset({"model", "tokenizer", "dtype", "seed", "deterministic"})
+def build(kind: str, node: Plugin, **host: Any) -> Any:
+    """Make the plug-in once: see `maker`."""
+    return maker(kind, node, **host)()
+
+
+HOST_ARGUMENTS = frozenset({"model", "tokenizer", "dtype", "seed", "deterministic", "group_size"})
 """Names that the host hands in; a config never sets them as plug-in options."""
 
 

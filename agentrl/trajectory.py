@@ -137,6 +137,11 @@ class Trajectory:
         return sum(call.error not in ("parse", "unknown_tool", "arguments") for call in self.calls)
 
     @property
+    def correct(self) -> bool:
+        """The environment's own reward reached 1, the full score."""
+        return self.rewards.get("env", 0.0) >= 1.0
+
+    @property
     def truncated(self) -> bool:
         """A limit, not the task, ended it."""
         return self.stop in TRUNCATIONS

@@ -128,7 +128,8 @@ def _trajectory(data: Mapping[str, Any]) -> Trajectory:
 
 def _message(data: Mapping[str, Any]) -> Message:
     calls = tuple(ToolCall(**call) for call in data.get("tool_calls", ()))
-    return Message(**{**data, "tool_calls": calls})
+    fields: dict[str, Any] = {**data, "tool_calls": calls}
+    return Message(**fields)
 
 
 def _row(data: Mapping[str, Any]) -> Transcript:
@@ -141,4 +142,5 @@ def _row(data: Mapping[str, Any]) -> Transcript:
 
 
 def _segment(data: Mapping[str, Any]) -> Segment:
-    return Segment(**{**data, "origin": Origin[data["origin"]]})
+    fields: dict[str, Any] = {**data, "origin": Origin[data["origin"]]}
+    return Segment(**fields)

@@ -15,6 +15,7 @@ from time import monotonic
 from typing import TypeVar
 
 from agentrl.chat.base import Inline, Renderer, ToolProtocol
+from agentrl.chat.opening import open_conversation
 from agentrl.context import Context, Limiter
 from agentrl.engine.base import Engine, Generation, Sampling
 from agentrl.env import Action, Env, StepResult
@@ -25,7 +26,7 @@ from agentrl.rollout.recorder import Recorder
 from agentrl.sandbox import SandboxPool
 from agentrl.seeds import derive
 from agentrl.trajectory import StopReason, Trajectory
-from agentrl.types import Message, Task
+from agentrl.types import Task
 
 T = TypeVar("T")
 
@@ -120,8 +121,8 @@ async def _play(
 ) -> StopReason:
     await _of_env(env.open(ctx))
     first = await _of_env(env.reset(recorder.task, seed=seeds.env))
-    messages = with_tool_prompt(first, parts.protocol.tool_prompt(env.tools))
-    recorder.prompt(messages, parts.renderer.prompt_ids(messages, env.tools))
+    opening = open_conversation(parts.protocol, first, env.tools)
+    recorder.prompt(opening.messages, parts.renderer.prompt_ids(opening.messages, opening.tools))
     unreadable = 0
     for turn in range(parts.limits.max_turns):
         room, full = _room(recorder, parts)
@@ -130,7 +131,7 @@ async def _play(
         generation = await _generate(parts, recorder, room, seeds.turn(turn))
         if generation.stop == "abort":
             raise EngineError("the engine aborted the request")
-        text = parts.renderer.tokenizer.decode(generation.token_ids)
+        text = _text(parts, generation)
         if generation.stop == "length":
             recorder.acted(Action(text))
             return StopReason.TURN_TOKENS if room == parts.limits.turn_tokens else full
@@ -149,14 +150,10 @@ async def _play(
     return StopReason.MAX_TURNS
 
 
-def with_tool_prompt(messages: tuple[Message, ...], tool_prompt: str) -> tuple[Message, ...]:
-    """The messages with the protocol's instructions in the system message, which is made if absent."""
-    if not tool_prompt:
-        return messages
-    if messages and messages[0].role == "system":
-        first = replace(messages[0], content=f"{messages[0].content}\n\n{tool_prompt}")
-        return (first, *messages[1:])
-    return (Message("system", tool_prompt), *messages)
+def _text(parts: Parts, generation: Generation) -> str:
+    """What the model wrote, without the id that ended its turn."""
+    ids = generation.token_ids[:-1] if generation.stop == "stop_id" else generation.token_ids
+    return parts.renderer.tokenizer.decode(ids)
 
 
 def _room(recorder: Recorder, parts: Parts) -> tuple[int, StopReason]:
@@ -196,12 +193,10 @@ def _record(
     recorder.stepped(action, result, cut)
     if result.terminated or result.truncated:
         return True
-    presented = parts.protocol.present(observation)
     ended = generation.stop == "stop_id"
-    if isinstance(presented, Inline) and not ended:
+    presented = parts.protocol.present(observation, text=action.text, ended=ended)
+    if isinstance(presented, Inline):
         spans = parts.renderer.inline(presented)
-    elif isinstance(presented, Inline):  # the turn is over: nothing can be placed inside it
-        spans = parts.renderer.delta((Message("user", presented.content),), ended=True)
     else:
         spans = parts.renderer.delta(presented.messages, ended=ended)
     recorder.observed(observation, spans)

@@ -1,0 +1,152 @@
+"""Names and arithmetic of what a step reports, and the sinks it is reported to.
+
+Reports use the environment's raw score, never a shaped reward. Errored trajectories are counted
+and left out of every mean.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Protocol
+
+from agentrl.errors import RunFailed
+from agentrl.trajectory import Group, StopReason, Trajectory
+
+SCHEMA_VERSION = 1
+
+TIME_METRICS = frozenset(
+    {"time_s", "rollout_s", "learner_s", "sync_s", "eval_s", "tokens_per_s", "tool_s", "queue_s"}
+)
+"""Metrics that a rerun does not repeat: exact resume excludes them."""
+
+
+class Sink(Protocol):
+    """Somewhere a run reports to."""
+
+    def start(self, total_steps: int, summary: Mapping[str, str]) -> None:
+        """Before the first step; `summary` names what is run."""
+        ...
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """After a step; steps count from 0."""
+        ...
+
+    def note(self, text: str) -> None:
+        """One line for people."""
+        ...
+
+    def close(self) -> None:
+        """Nothing more comes."""
+        ...
+
+
+class JsonLines:
+    """`metrics.jsonl` of a run folder: one object a step."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def start(self, total_steps: int, summary: Mapping[str, str]) -> None:
+        """Nothing to write: the folder already says what is run."""
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append a line."""
+        finite = {k: v if math.isfinite(v) else None for k, v in metrics.items()}
+        append_line(
+            self._path, json.dumps({"schema_version": SCHEMA_VERSION, "step": step} | finite)
+        )
+
+    def note(self, text: str) -> None:
+        """Notes are for people."""
+
+    def close(self) -> None:
+        """Every line is already on disk."""
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append one whole line. Raises RunFailed on a full disk, leaving no partial line behind."""
+    size = path.stat().st_size if path.exists() else 0
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+    except OSError as error:
+        if path.exists():
+            with path.open("r+b") as file:
+                file.truncate(size)
+        raise RunFailed(
+            f"cannot write {path}: {error.strerror}; free some space and resume"
+        ) from error
+
+
+def keep_until(path: Path, step: int) -> None:
+    """Drop lines of steps >= `step`, and a half-written last line: what a resumed run repeats."""
+    if not path.exists():
+        return
+    kept: list[str] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        at = record["step"] if "step" in record else int(record["uid"].split("/", 1)[0])
+        if at < step:
+            kept.append(line + "\n")
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    temporary.replace(path)
+
+
+def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
+    """Means over all trajectories of a step that the world did not fail."""
+    everyone = [t for group in groups for t in group.trajectories]
+    scored = [t for t in everyone if t.error is None]
+    if not scored:
+        return {"errors": 1.0 if everyone else 0.0}
+    calls = sum(t.n_calls for t in scored)
+    correct = sum(t.correct for t in scored)
+    metrics = {
+        "reward": fmean(t.rewards["env"] for t in scored),
+        "accuracy": correct / len(scored),
+        "calls": calls / len(scored),
+        "productivity": correct / calls if calls else math.nan,
+        "call_errors": _share([c.error is not None for t in scored for c in t.calls]),
+        "turns": fmean(t.n_turns for t in scored),
+        "length": fmean(t.n_sampled for t in scored),
+        "truncated": _share([t.truncated for t in scored]),
+        "excluded": _share([t.excluded is not None for t in scored]),
+        "errors": 1.0 - len(scored) / len(everyone),
+        "zero_variance_groups": _share([_flat(group) for group in groups]),
+        "tool_s": fmean(t.timings.tool_s for t in scored),
+        "queue_s": fmean(t.timings.queue_s for t in scored),
+    }
+    for name, members in (
+        ("length_correct", [t for t in scored if t.correct]),
+        ("length_wrong", [t for t in scored if not t.correct]),
+    ):
+        metrics[name] = fmean(t.n_sampled for t in members) if members else math.nan
+    return metrics | _components(scored) | _stops(scored)
+
+
+def _components(scored: Sequence[Trajectory]) -> dict[str, float]:
+    names = sorted({name for t in scored for name in t.rewards} - {"env"})
+    return {f"reward/{n}": fmean(t.rewards.get(n, 0.0) for t in scored) for n in names}
+
+
+def _stops(scored: Sequence[Trajectory]) -> dict[str, float]:
+    return {
+        f"stop/{reason}": _share([t.stop is reason for t in scored])
+        for reason in StopReason
+        if any(t.stop is reason for t in scored)
+    }
+
+
+def _flat(group: Group) -> bool:
+    return len({t.rewards["env"] for t in group.scored}) <= 1
+
+
+def _share(flags: Sequence[bool]) -> float:
+    return sum(flags) / len(flags) if flags else 0.0

@@ -1,0 +1,164 @@
+"""From a configuration to the parts of a run: tokenizer, renderer, environment, engine, pool, data.
+
+Every part is found by name; whatever is wrong with the input is said here, before weights load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import agentrl
+from agentrl.chat.base import Renderer, Tokenizer, ToolProtocol
+from agentrl.chat.doctor import renderer_for
+from agentrl.chat.tokenizers import load_tokenizer
+from agentrl.config import DataConfig, EnvConfig, Plugin, RunConfig, build, maker, run_folder_model
+from agentrl.data.load import load_hf, load_tasks
+from agentrl.data.source import FileTasks, GeneratedTasks
+from agentrl.engine.base import Engine, Sampling
+from agentrl.env import Env, TaskGenerator
+from agentrl.errors import UserError
+from agentrl.points import TaskSource
+from agentrl.rollout.limits import Limits, Slots
+from agentrl.rollout.loop import Parts
+from agentrl.sandbox import SandboxPool
+from agentrl.types import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """How this run's model reads and writes."""
+
+    tokenizer: Tokenizer
+    renderer: Renderer
+    protocol: ToolProtocol
+
+
+def model_path(path: str) -> str:
+    """Where the weights are: the shipped nano, a run folder's best checkpoint, a folder, a hub id.
+
+    Raises UserError when a path that looks local does not exist.
+    """
+    if path == "nano":
+        return str(Path(agentrl.__file__).parent / "_assets" / "nano")
+    inside = run_folder_model(path)
+    if inside is not None:
+        return str(inside)
+    local = path.startswith((".", "/", "~")) or path.count("/") > 1
+    if local and not Path(path).expanduser().is_dir():
+        raise UserError(f"there is no model folder {path}; give a folder, a run folder or a hub id")
+    return path
+
+
+def env_factory(config: EnvConfig) -> Callable[[], Env]:
+    """Makes one environment per episode; its options are checked once, here."""
+    make = maker("env", config, max_calls=config.max_calls, call_s=config.call_s)
+    if not isinstance(make(), Env):
+        raise UserError(f"env {config.name!r} is not an agentrl.env.Env")
+    return make
+
+
+def open_chat(config: RunConfig, env: Env) -> Chat:
+    """Tokenizer, renderer and protocol. Raises UserError on an unknown or unsafe template."""
+    tokenizer = load_tokenizer(model_path(config.model.path))
+    renderer = renderer_for(tokenizer, config.model.renderer)
+    protocol = build("protocol", Plugin(name=config.env.protocol or env.protocol))
+    return Chat(tokenizer, renderer, cast(ToolProtocol, protocol))
+
+
+def make_engine(config: RunConfig, tokenizer: Tokenizer, path: str) -> Engine:
+    """The engine over the weights at `path`, not yet open."""
+    return build(
+        "engine",
+        config.engine,
+        model=path,
+        tokenizer=tokenizer,
+        dtype=config.model.dtype,
+        max_context=config.env.max_tokens,
+        max_batch=config.rollout.in_flight,
+        deterministic=config.train.deterministic,
+    )
+
+
+def make_pool(config: RunConfig, env: Env) -> SandboxPool | None:
+    """The sandbox pool, not yet open; None when the environment offers no tools."""
+    if not env.tools:
+        return None
+    return build("sandbox", config.sandbox, max_sessions=config.rollout.in_flight)
+
+
+def make_parts(
+    config: RunConfig, chat: Chat, make_env: Callable[[], Env], engine: Engine, temperature: float
+) -> Parts:
+    """What every episode of the run shares."""
+    env = config.env
+    return Parts(
+        make_env=make_env,
+        engine=engine,
+        renderer=chat.renderer,
+        protocol=chat.protocol,
+        pool=make_pool(config, make_env()),
+        tool_slots=Slots(config.rollout.tool_slots),
+        limits=Limits(
+            max_turns=env.max_turns,
+            max_calls=env.max_calls,
+            max_parse_errors=env.max_parse_errors,
+            turn_tokens=env.turn_tokens,
+            max_tokens=env.max_tokens,
+            observation_tokens=env.observation_tokens,
+            episode_s=env.episode_s,
+        ),
+        sampling=Sampling(
+            max_tokens=env.turn_tokens,
+            temperature=temperature,
+            top_p=config.rollout.top_p,
+            top_k=config.rollout.top_k,
+        ),
+    )
+
+
+def train_source(config: RunConfig, env: Env) -> TaskSource:
+    """Tasks to train on: the data file's, else the environment's own."""
+    tasks = _file_tasks(config.data)
+    if tasks is not None:
+        return FileTasks(tasks, seed=config.seed, shuffle=config.data.shuffle)
+    return GeneratedTasks(_generator(env, config), split="train", seed=config.seed)
+
+
+def eval_tasks(config: RunConfig, env: Env) -> Sequence[Task]:
+    """The tasks of an evaluation: `eval.path`'s, else the data file's, else the test split's."""
+    if config.eval.path is not None:
+        return load_tasks(config.eval.path, limit=config.eval.tasks)
+    tasks = _file_tasks(config.data)
+    if tasks is not None:
+        return tasks[: config.eval.tasks]
+    stream = iter(_generator(env, config).tasks(config.eval.split, seed=config.seed))
+    unique: dict[str, Task] = {}
+    for task in stream:
+        unique.setdefault(task.id, task)
+        if len(unique) == config.eval.tasks:
+            break
+    return tuple(unique.values())
+
+
+def _file_tasks(data: DataConfig) -> list[Task] | None:
+    if data.path is not None and data.hf is not None:
+        raise UserError("give data.path or data.hf, not both")
+    if data.path is not None:
+        return load_tasks(data.path, layout=data.layout, limit=data.limit)
+    if data.hf is not None:
+        return load_hf(data.hf, layout=data.layout, limit=data.limit)
+    return None
+
+
+def _generator(env: Env, config: RunConfig) -> TaskGenerator:
+    if not isinstance(env, TaskGenerator):
+        raise UserError(f"env {config.env.name!r} generates no tasks; give data.path=tasks.jsonl")
+    return env
+
+
+def plugins(kind: str, nodes: Sequence[Plugin]) -> tuple[Any, ...]:
+    """Every plug-in of a list, made in order."""
+    return tuple(build(kind, node) for node in nodes)
