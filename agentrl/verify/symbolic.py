@@ -1,0 +1,115 @@
+"""The child process that runs math-verify; started by `worker`, never imported by its parent.
+
+math-verify limits itself with SIGALRM, works on the main thread only and may hang in sympy or in
+one long C call. Here its own limits are off; instead a real-time timer with the default action is
+set for each request, so that the kernel ends this process a little after the parent's deadline
+even when the parent is gone. One JSON object per line in, one out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import TextIO, TypedDict
+
+MEMORY_BYTES = 4 << 30
+"""Address space this process may use."""
+GRACE_S = 1.0
+"""How long after the parent's deadline the kernel ends this process."""
+
+Compare = Callable[[str, str], bool | None]
+
+
+class Request(TypedDict):
+    """One comparison."""
+
+    id: int
+    gold: str
+    prediction: str
+    deadline_s: float
+
+
+class Reply(TypedDict):
+    """The answer to the request of the same id; id 0 announces that the process is ready."""
+
+    id: int
+    correct: bool | None
+    """None when the gold could not be read, or `error` tells what was raised."""
+    error: str
+
+
+def load_math_verify() -> Compare:
+    """Import math-verify (about 1.6 s) and return its strict comparison of two answers."""
+    logging.disable(logging.CRITICAL)
+    # imported by name: the package has no types, and only this process may load it
+    math_verify = importlib.import_module("math_verify")
+    config = [math_verify.LatexExtractionConfig(boxed_match_priority=0)]
+
+    def read(answer: str) -> list[object]:
+        found: list[object] = math_verify.parse(
+            r"\boxed{" + answer + "}", config, parsing_timeout=None
+        )
+        return found
+
+    def compare(gold: str, prediction: str) -> bool | None:
+        wanted = read(gold)
+        if not any(not isinstance(one, str) for one in wanted):
+            return None
+        given = read(prediction)
+        return bool(
+            math_verify.verify(
+                wanted, given, strict=True, timeout_seconds=None, raise_on_error=True
+            )
+        )
+
+    return compare
+
+
+def serve(requests: TextIO, replies: TextIO, compare: Compare) -> None:
+    """Answer requests in order until the parent closes its end."""
+    for line in requests:
+        request: Request = json.loads(line)
+        signal.setitimer(signal.ITIMER_REAL, request["deadline_s"] + GRACE_S)
+        reply = Reply(id=request["id"], correct=None, error="")
+        try:
+            reply["correct"] = compare(request["gold"], request["prediction"])
+        except Exception as error:  # noqa: BLE001 -- sympy raises anything on a model's text
+            reply["error"] = type(error).__name__
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        _send(replies, reply)
+
+
+def main() -> None:
+    """Serve on the inherited stdin and stdout; prints of libraries go nowhere."""
+    replies = os.fdopen(os.dup(1), "w", encoding="ascii")
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    _limit_memory()
+    try:
+        compare = load_math_verify()
+    except ImportError as error:
+        _send(replies, Reply(id=0, correct=None, error=str(error)))
+        return
+    _send(replies, Reply(id=0, correct=None, error=""))
+    with contextlib.suppress(BrokenPipeError):
+        serve(sys.stdin, replies, compare)
+
+
+def _send(replies: TextIO, reply: Reply) -> None:
+    replies.write(json.dumps(reply) + "\n")
+    replies.flush()
+
+
+def _limit_memory() -> None:
+    """Bound the address space where the system can; a hostile factorial then fails by itself."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        resource = importlib.import_module("resource")
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
