@@ -71,9 +71,11 @@ class DataConfig(Node):
     layout: str | None = None
     """How its rows are read (gsm8k, math, chat, ...); null detects it."""
     hf: str | None = None
-    """A Hugging Face dataset id, `name` or `name:split`; needs the `data` extra."""
+    """A hub data set, `name`, `name:split` or `name:config:split`; needs the `data` extra."""
     limit: int | None = Field(default=None, gt=0)
     """Use only the first so many rows."""
+    unanswered: Literal["refuse", "drop"] = "refuse"
+    """What to do with a row that has no gold answer."""
     shuffle: bool = True
     """Visit the rows of a file in a seeded order."""
 
@@ -139,6 +141,8 @@ class AlgoConfig(Node):
     aux: tuple[Plugin, ...] = ()
     schedules: tuple[Plugin, ...] = ()
     offpolicy: OffPolicyConfig = OffPolicyConfig()
+    gate_rounds: int = Field(default=10, gt=0)
+    """Rounds of rollouts a gate may ask for to fill one batch."""
     minibatches: int = Field(default=1, gt=0)
     """Optimiser steps per batch."""
 

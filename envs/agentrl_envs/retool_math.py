@@ -6,7 +6,9 @@ without a call: reward 1 when its answer is right, else 0.
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Iterable, Iterator
+from functools import cache
 from random import Random
 from typing import Literal, final
 
@@ -15,6 +17,7 @@ from agentrl.errors import UserError
 from agentrl.seeds import derive
 from agentrl.types import Message, Task
 from agentrl.verify.extract import extract_answer
+from agentrl.verify.math_answer import MathChecker
 from agentrl_envs.demonstrator import Habit, demonstrate, habit_of
 from agentrl_envs.families import FAMILIES, Family
 from agentrl_envs.families.base import LEVELS, Draw, Style
@@ -26,6 +29,14 @@ ASK = "\n\nGive the result at the end as\n<answer>\n\\boxed{result}\n</answer>"
 
 FRESH = 4096
 """A stream avoids the ids among its last tasks, counted up to this many at a time."""
+
+
+@cache
+def shared_checker() -> MathChecker:
+    """The checker of every episode in this process: its worker processes cost seconds to start."""
+    checker = MathChecker()
+    atexit.register(checker.close)
+    return checker
 
 
 @final
@@ -45,6 +56,7 @@ class RetoolMath(ToolEnv):
         timeout_s: float = 5.0,
         observation_chars: int = 400,
         tool_habit: float = 0.6,
+        _checker: MathChecker | None = None,
     ) -> None:
         """Make one episode's environment.
 
@@ -57,6 +69,7 @@ class RetoolMath(ToolEnv):
             timeout_s: seconds one piece of code may run.
             observation_chars: budget of one result; longer ones lose their middle.
             tool_habit: how often the demonstrator uses the tool (see `demonstrator`).
+            _checker: decides answers of tasks from files; None for the one all episodes share.
 
         Raises UserError on a family or level that does not exist.
         """
@@ -70,6 +83,7 @@ class RetoolMath(ToolEnv):
         self.families = _chosen(families)
         self.levels = _levels(levels)
         self.tool_habit = tool_habit
+        self._checker = _checker
 
     def first_messages(self, task: Task) -> Observation:
         """The question, as one user message."""
@@ -89,9 +103,7 @@ class RetoolMath(ToolEnv):
         family = FAMILIES.get(str(self.task.metadata.get("family")))
         if family is not None:
             return family.matches(gold, prediction)
-        from agentrl.verify.math_answer import shared_checker
-
-        verdict = await shared_checker().check(gold, prediction)
+        verdict = await (self._checker or shared_checker()).check(gold, prediction)
         return verdict.correct
 
     def _end(self, answer: str | None, correct: bool | None) -> StepResult:
