@@ -1,0 +1,57 @@
+"""How the far side is started: which interpreter, flags and environment."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+_BOOT = """
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location(
+    "agentrl_sandbox", sys.argv[1] + "/__init__.py", submodule_search_locations=[sys.argv[1]])
+package = importlib.util.module_from_spec(spec)
+sys.modules["agentrl_sandbox"] = package
+spec.loader.exec_module(package)
+from importlib import import_module
+import_module("agentrl_sandbox.inside." + sys.argv[2]).main()
+"""
+_KEPT = ("TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")
+_SET = {
+    "LANG": "C.UTF-8",
+    "PATH": "/usr/bin:/bin",
+    "MALLOC_ARENA_MAX": "1",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "NUMEXPR_NUM_THREADS": "1",
+    "VECLIB_MAXIMUM_THREADS": "1",
+    # The order of sets of strings is part of what a program prints: runs must be repeatable.
+    "PYTHONHASHSEED": "0",
+}
+
+
+def start(
+    module: str, *arguments: str, python: str | None = None, pass_fds: tuple[int, ...] = ()
+) -> subprocess.Popen[bytes]:
+    """Start `agentrl_sandbox.inside.<module>.main()` in a clean interpreter.
+
+    The package is loaded from its files without putting anything on the interpreter's path. stdout
+    and stderr are pipes. Raises OSError when `python` cannot be started.
+    """
+    home = str(Path(__file__).resolve().parent)
+    # -E would ignore the hash seed too; the environment is a list of our own, so nothing else
+    # of what -I guards against can come in.
+    flags = ["-s", "-P", "-B", "-c", _BOOT, home, module]
+    return subprocess.Popen(
+        [python or sys.executable, *flags, *arguments],
+        env=_SET | {name: os.environ[name] for name in _KEPT if name in os.environ},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        pass_fds=pass_fds,
+        close_fds=True,
+        start_new_session=True,
+        cwd="/",
+    )

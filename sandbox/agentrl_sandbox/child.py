@@ -1,0 +1,174 @@
+"""The trusted side's handle on one session child: its pipes, its process, and facts about it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a child ended, as `wait4` told the zygote."""
+
+    status: int
+    cpu_s: float
+    peak_rss_mb: float
+
+    @property
+    def signal(self) -> int | None:
+        """The signal that ended it, if one did."""
+        return os.WTERMSIG(self.status) if os.WIFSIGNALED(self.status) else None
+
+    @property
+    def exit_code(self) -> int | None:
+        """The code it exited with, if it exited."""
+        return os.WEXITSTATUS(self.status) if os.WIFEXITED(self.status) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """Both ends of a session's three channels; the far ones go to the zygote."""
+
+    control: socket.socket
+    out: int
+    err: int
+    far: tuple[int, int, int]
+    far_control: socket.socket
+
+    @classmethod
+    def make(cls) -> Ends:
+        """Two pipes and a socket pair. Raises OSError when descriptors have run out."""
+        control, far_control = socket.socketpair()
+        out, far_out = os.pipe()
+        err, far_err = os.pipe()
+        control.setblocking(False)
+        for fd in (out, err):
+            os.set_blocking(fd, False)
+        return cls(control, out, err, (far_out, far_err, far_control.fileno()), far_control)
+
+    def close_far(self) -> None:
+        """Our copies of what the child has; without this its death would not show as EOF."""
+        self.far_control.close()
+        os.close(self.far[0])
+        os.close(self.far[1])
+
+    def close_near(self) -> None:
+        """The ends that we read."""
+        self.control.close()
+        os.close(self.out)
+        os.close(self.err)
+
+
+class Child:
+    """One session child, alive or dead."""
+
+    def __init__(
+        self,
+        ends: Ends,
+        *,
+        pid: int,
+        pidfd: int | None,
+        work: str,
+        fallback: Callable[[int], None],
+        exited: asyncio.Future[Exit | None],
+    ) -> None:
+        self.control = ends.control
+        self.out, self.err = ends.out, ends.err
+        self.work = work
+        """Its work folder where that is a folder of this machine, else empty."""
+        self.exited = exited
+        """Resolves when it is reaped; None when its zygote was lost and nobody could tell."""
+        self.runs = 0
+        self._ends = ends
+        self._pidfd = pidfd
+        self._pid = pid if pidfd is None else _pid_behind(pidfd)
+        self._fallback = fallback
+        self._closed = False
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Signal it; the dead are left in peace."""
+        if self.exited.done():
+            return
+        if self._pidfd is None:
+            self._fallback(number)
+            return
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._pidfd, number)
+
+    def freeze(self, frozen: bool) -> None:
+        """Stop it between runs, so that threads left behind cost nothing; or let it go on."""
+        if self._pidfd is not None:
+            self.send_signal(signal.SIGSTOP if frozen else signal.SIGCONT)
+
+    def cpu_s(self) -> float:
+        """CPU time it has used; 0.0 where the system cannot tell (macOS)."""
+        # The clock id of a process, as `clock_getcpuclockid(3)` makes it.
+        try:
+            return time.clock_gettime((~self._pid << 3) | 2) if self._pidfd is not None else 0.0
+        except OSError:
+            return 0.0
+
+    def peak_rss_mb(self) -> float:
+        """Its greatest resident memory so far, 0.0 where the system cannot tell."""
+        try:
+            with open(f"/proc/{self._pid}/status") as file:
+                line = next((x for x in file if x.startswith("VmHWM:")), "")
+        except OSError:
+            return 0.0
+        return int(line.split()[1]) / 1024 if line else 0.0
+
+    def open_files_bytes(self) -> int:
+        """Bytes of its open files that have no name any more, where we may look."""
+        total = 0
+        folder = f"/proc/{self._pid}/fd"
+        with contextlib.suppress(OSError):
+            for name in os.listdir(folder):
+                with contextlib.suppress(OSError):
+                    entry = os.stat(f"{folder}/{name}")
+                    total += entry.st_blocks * 512 if entry.st_nlink == 0 else 0
+        return total
+
+    def has_ended(self) -> bool:
+        """Whether it is dead, reaped or not; False where only the reaper can tell (macOS)."""
+        if self.exited.done() or self._pidfd is None:
+            return self.exited.done()
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.send_signal(signal.SIGKILL)
+
+    async def close(self, deadline_s: float) -> None:
+        """Kill it, wait until it is reaped, and give back its descriptors. Idempotent."""
+        self.kill()
+        try:
+            await asyncio.wait({self.exited}, timeout=deadline_s)
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._ends.close_near()
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+            self._pidfd = None
+
+
+def _pid_behind(pidfd: int) -> int:
+    """The pid in our own namespace; the zygote knows only its own."""
+    with contextlib.suppress(OSError), open(f"/proc/self/fdinfo/{pidfd}") as file:
+        for line in file:
+            if line.startswith("Pid:"):
+                return int(line.split()[1])
+    return -1

@@ -1,0 +1,172 @@
+"""The stateful interpreter inside a session child: one namespace, one cell after another.
+
+Like a notebook: the value of a last bare expression is echoed, tracebacks go to stderr with their
+source lines, `sys.exit` ends the interpreter.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import io
+import linecache
+import os
+import signal
+import socket
+import sys
+import threading
+import traceback
+import types
+from typing import NamedTuple, NoReturn, TextIO
+
+from agentrl_sandbox.inside import wire
+
+_THREAD_STACK_BYTES = 512 * 1024
+
+
+class Outcome(NamedTuple):
+    """What one cell came to."""
+
+    kind: int
+    value: bytes | None
+    error: bytes | None
+
+
+def _stream(fd: int) -> TextIO:
+    raw = io.FileIO(fd, "w", closefd=False)
+    buffer = io.BufferedWriter(raw)
+    return io.TextIOWrapper(buffer, "utf-8", errors="backslashreplace", line_buffering=True)
+
+
+def _compile(code: str, name: str) -> tuple[types.CodeType, types.CodeType | None]:
+    tree = ast.parse(code, name)
+    last: types.CodeType | None = None
+    if tree.body and isinstance(tree.body[-1], ast.Expr):
+        expression = ast.Expression(tree.body.pop().value)
+        last = compile(expression, name, "eval")
+    return compile(tree, name, "exec"), last
+
+
+def _last_line(error: BaseException) -> bytes:
+    try:
+        text = traceback.format_exception_only(error)[-1].strip()
+    except BaseException:  # noqa: BLE001 - the exception's own __str__ is model code
+        text = type(error).__name__
+    return wire.encode(text)[: wire.MAX_ERROR_BYTES]
+
+
+class Interpreter:
+    """Runs cells in one namespace and answers on the control socket."""
+
+    def __init__(self, control: socket.socket, value_bytes: int) -> None:
+        self._control = control
+        self._value_bytes = value_bytes
+        self._running = False
+        self._cells = 0
+        self._module = types.ModuleType("__main__")
+        self._module.__dict__["__builtins__"] = __builtins__
+        self._stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115 - open for the process's life
+        self._stdout, self._stderr = _stream(1), _stream(2)
+
+    def serve(self) -> None:
+        """Answer requests until the other side hangs up."""
+        self._control.sendall(wire.reply(wire.NO_NONCE, wire.READY, None, None))
+        threading.stack_size(_THREAD_STACK_BYTES)
+        while (header := self._receive(wire.REQUEST_BYTES)) is not None:
+            nonce, length = wire.request_header(header)
+            body = self._receive(length)
+            if body is None:
+                return
+            outcome = self._guarded(body.decode("utf-8", "surrogatepass"))
+            self._control.sendall(wire.reply(nonce, *outcome))
+
+    def _receive(self, count: int) -> bytes | None:
+        data = bytearray()
+        while len(data) < count:
+            piece = self._control.recv(min(count - len(data), 1 << 20))
+            if not piece:
+                return None
+            data += piece
+        return bytes(data)
+
+    def _interrupted(self, number: int, frame: types.FrameType | None) -> None:
+        if self._running:
+            raise KeyboardInterrupt
+
+    def _guarded(self, code: str) -> Outcome:
+        """Run one cell; an interrupt may strike anywhere in here and still ends in an answer."""
+        self._adopt()
+        try:
+            outcome = self._run(code)
+        except KeyboardInterrupt as error:
+            outcome = Outcome(wire.ERROR, None, _last_line(error))
+        self._running = False
+        self._flush()
+        return outcome
+
+    def _adopt(self) -> None:
+        """Put back what earlier cells may have replaced."""
+        signal.signal(signal.SIGINT, self._interrupted)
+        sys.modules["__main__"] = self._module
+        sys.stdin, sys.stdout, sys.stderr = self._stdin, self._stdout, self._stderr
+
+    def _run(self, code: str) -> Outcome:
+        self._cells += 1
+        name = f"<cell {self._cells}>"
+        linecache.cache[name] = (len(code), None, code.splitlines(keepends=True), name)
+        self._running = True
+        try:
+            value = self._evaluate(code, name)
+            return Outcome(wire.OK, value, None)
+        except SystemExit as error:
+            self._exit(error)
+        except BaseException as error:  # noqa: BLE001 - whatever model code raises is its result
+            self._running = False
+            self._show(error)
+            return Outcome(wire.ERROR, None, _last_line(error))
+        finally:
+            self._running = False
+
+    def _evaluate(self, code: str, name: str) -> bytes | None:
+        body, last = _compile(code, name)
+        namespace = self._module.__dict__
+        exec(body, namespace)
+        if last is None:
+            return None
+        value = eval(last, namespace)  # noqa: S307 - running model code is the purpose
+        if value is None:
+            return None
+        namespace["_"] = value
+        return self._shortened(wire.encode(repr(value)))
+
+    def _shortened(self, value: bytes) -> bytes:
+        beyond = len(value) - self._value_bytes
+        if beyond <= 0:
+            return value
+        return value[: self._value_bytes] + b"... [%d more bytes]" % beyond
+
+    def _show(self, error: BaseException) -> None:
+        try:
+            report = traceback.TracebackException.from_exception(error, compact=True)
+            frames = [frame for frame in report.stack if frame.filename != __file__]
+            report.stack = traceback.StackSummary.from_list(frames)
+            self._stderr.writelines(report.format())
+        except BaseException:  # noqa: BLE001 - formatting calls methods that model code wrote
+            with contextlib.suppress(BaseException):
+                print(f"{type(error).__name__} (it cannot be printed)", file=self._stderr)
+
+    def _exit(self, error: SystemExit) -> NoReturn:
+        self._running = False
+        code = error.code
+        if code is not None and not isinstance(code, int):
+            with contextlib.suppress(BaseException):
+                print(code, file=self._stderr)
+            code = 1
+        self._flush()
+        os._exit((code or 0) & 0xFF)
+
+    def _flush(self) -> None:
+        # The replaced stream is flushed too: model code may have redirected sys.stdout.
+        for stream in (sys.stdout, sys.stderr, self._stdout, self._stderr):
+            with contextlib.suppress(BaseException):
+                stream.flush()

@@ -1,0 +1,155 @@
+"""The system-call filter: a small BPF assembler and the list of what model code may not call.
+
+Everything not named is allowed, except calls newer than the ones reviewed here, which do not exist
+as far as the code can tell. The filter is made after the fork, because it pins every call that
+takes a process id to the session's own. Sizes and offsets are those of `linux/seccomp.h` and
+`linux/filter.h`; both supported machines are little-endian.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import struct
+from dataclasses import dataclass, field
+
+from agentrl_sandbox.inside import kernel
+from agentrl_sandbox.inside.syscalls import AUDIT_ARCH, NEWEST, NUMBERS
+
+_LOAD, _JEQ, _JGE, _JSET, _RET = 0x20, 0x15, 0x35, 0x45, 0x06
+_AND = 0x54
+ALLOW, KILL, ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
+_NR, _ARCH, _ARGUMENTS = 0, 4, 16
+_X32 = 0x40000000
+_CLONE_THREAD = 0x00010000
+_SOCK_STREAM = 1
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
+_F_SETOWN, _F_SETSIG, _F_SETOWN_EX = 8, 10, 15
+_FIOSETOWN, _SIOCSPGRP, _TIOCSTI, _TIOCLINUX = 0x8901, 0x8902, 0x5412, 0x541C
+
+ABSENT = "clone3 io_uring_setup io_uring_enter io_uring_register"
+"""Answered ENOSYS, so that the C library falls back to calls whose arguments can be checked."""
+
+REFUSED = (
+    "fork vfork execve execveat "
+    "socket connect bind listen accept accept4 "
+    "ptrace process_vm_readv process_vm_writev process_madvise process_mrelease kcmp "
+    "tkill rt_sigqueueinfo rt_tgsigqueueinfo pidfd_open pidfd_send_signal pidfd_getfd "
+    "setpriority ioprio_set migrate_pages move_pages mbind set_mempolicy set_mempolicy_home_node "
+    "unshare setns mount umount2 pivot_root chroot move_mount open_tree mount_setattr "
+    "fsopen fsconfig fsmount fspick "
+    "name_to_handle_at open_by_handle_at fanotify_init inotify_init inotify_init1 "
+    "bpf perf_event_open userfaultfd add_key request_key keyctl "
+    "memfd_create memfd_secret shmget shmat shmctl msgget msgsnd msgrcv msgctl "
+    "semget semop semctl semtimedop mq_open mq_unlink "
+    "init_module finit_module delete_module kexec_load kexec_file_load reboot "
+    "swapon swapoff acct quotactl quotactl_fd syslog lookup_dcookie "
+    "iopl ioperm modify_ldt personality vhangup uselib _sysctl nfsservctl "
+    "settimeofday clock_settime clock_adjtime adjtimex sethostname setdomainname "
+    "mknod mknodat"
+)
+"""Answered EPERM always."""
+
+METADATA_REFUSED = (
+    "chown lchown fchown fchownat setxattr lsetxattr fsetxattr "
+    "removexattr lremovexattr fremovexattr truncate"
+)
+METADATA_IGNORED = "chmod fchmod fchmodat utime utimes futimesat utimensat"
+"""Without a private file tree Landlock leaves these open on every file of the same user: they then
+do nothing and answer success, so that `shutil.copy` goes on working in the work folder."""
+
+PINNED = "kill tgkill sched_setaffinity sched_setscheduler sched_setparam sched_setattr prlimit64"
+"""Allowed on the session's own process only."""
+
+
+@dataclass
+class _Program:
+    """BPF instructions under construction; every rule ends in a return, so order is priority."""
+
+    code: list[tuple[int, int, int, int]] = field(default_factory=list)
+
+    def emit(self, operation: int, value: int, yes: int = 0, no: int = 0) -> None:
+        self.code.append((operation, yes, no, value & 0xFFFFFFFF))
+
+    def always(self, name: str, answer: int) -> None:
+        number = NUMBERS[kernel.ARCH].get(name)
+        if number is not None:
+            self.emit(_JEQ, number, 0, 1)
+            self.emit(_RET, answer)
+
+    def by_argument(
+        self, name: str, index: int, values: list[int], *, match: int, other: int, mask: int = -1
+    ) -> None:
+        """Answer `match` when the low half of argument `index` under `mask` is in `values`."""
+        number = NUMBERS[kernel.ARCH].get(name)
+        if number is None:
+            return
+        masked = [(_AND, mask)] if mask != -1 else []
+        self.emit(_JEQ, number, 0, 1 + len(masked) + 2 * len(values) + 1)
+        self.emit(_LOAD, _ARGUMENTS + 8 * index)
+        for operation, value in masked:
+            self.emit(operation, value)
+        for value in values:
+            self.emit(_JEQ, value, 0, 1)
+            self.emit(_RET, match)
+        self.emit(_RET, other)
+
+    def packed(self) -> bytes:
+        return b"".join(struct.pack("=HBBI", *instruction) for instruction in self.code)
+
+
+def build(pid: int, *, private_files: bool) -> bytes:
+    """The filter for the process `pid`, as an array of `struct sock_filter`.
+
+    `private_files`: the process lives in a mount namespace of its own, so that changing the mode
+    or times of a file can only touch its work folder. Raises OSError on an unknown machine.
+    """
+    if kernel.ARCH not in AUDIT_ARCH:
+        raise OSError(f"no system call table for {kernel.ARCH}")
+    refuse = ERRNO | errno.EPERM
+    program = _Program()
+    program.emit(_LOAD, _ARCH)
+    program.emit(_JEQ, AUDIT_ARCH[kernel.ARCH], 1, 0)
+    program.emit(_RET, KILL)
+    program.emit(_LOAD, _NR)
+    program.emit(_JGE, _X32, 0, 1)
+    program.emit(_RET, KILL)
+    program.emit(_JGE, NEWEST + 1, 0, 1)
+    program.emit(_RET, ERRNO | errno.ENOSYS)
+    for name in ABSENT.split():
+        program.always(name, ERRNO | errno.ENOSYS)
+    for name in REFUSED.split():
+        program.always(name, refuse)
+    if not private_files:
+        for name in METADATA_REFUSED.split():
+            program.always(name, refuse)
+        for name in METADATA_IGNORED.split():
+            program.always(name, ERRNO)
+    _arguments(program, pid, refuse)
+    program.emit(_RET, ALLOW)
+    return program.packed()
+
+
+def _arguments(program: _Program, pid: int, refuse: int) -> None:
+    for name in PINNED.split():
+        program.by_argument(name, 0, [0, pid], match=ALLOW, other=refuse)
+    program.by_argument("clone", 0, [_CLONE_THREAD], match=ALLOW, other=refuse, mask=_CLONE_THREAD)
+    # A datagram pair could still be sent to any socket file by address.
+    program.by_argument("socketpair", 1, [_SOCK_STREAM], match=ALLOW, other=refuse, mask=0xF)
+    program.by_argument("fcntl", 1, [_F_SETOWN, _F_SETSIG, _F_SETOWN_EX], match=refuse, other=ALLOW)
+    program.by_argument(
+        "ioctl", 1, [_FIOSETOWN, _SIOCSPGRP, _TIOCSTI, _TIOCLINUX], match=refuse, other=ALLOW
+    )
+    program.by_argument(
+        "prctl", 0, [_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE], match=refuse, other=ALLOW
+    )
+
+
+class _SockFprog(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
+
+
+def load(program: bytes) -> None:
+    """Install a filter on this process for good. Needs no_new_privs. Raises OSError."""
+    fprog = _SockFprog(len(program) // 8, program)
+    kernel.prctl(kernel.PR_SET_SECCOMP, 2, ctypes.byref(fprog))

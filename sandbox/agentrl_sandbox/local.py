@@ -1,0 +1,68 @@
+"""The `local` sandbox: sessions of this machine's Python behind the best fence it can put up."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+
+from agentrl.errors import SandboxUnavailable
+from agentrl.sandbox import LEVELS, IsolationLevel, SandboxLimits
+from agentrl_sandbox.pool import ForkPool
+from agentrl_sandbox.probe import Capabilities, probe
+
+_log = logging.getLogger("agentrl.sandbox.local")
+
+
+class LocalPool(ForkPool):
+    """Stateful interpreters forked from a warm zygote; refuses to open below `min_isolation`.
+
+    `python`: interpreter for the sandbox, another virtual environment perhaps (3.11 or later).
+    `max_isolation`: do not go above this level; for tests and comparisons.
+    """
+
+    def __init__(
+        self,
+        *,
+        limits: SandboxLimits = SandboxLimits(),  # noqa: B008 - frozen
+        min_isolation: IsolationLevel = "lite",
+        python: str | None = None,
+        max_sessions: int = 64,
+        max_isolation: IsolationLevel = "strong",
+    ) -> None:
+        super().__init__(limits, python, max_sessions)
+        self._least = min_isolation
+        self._most = max_isolation
+
+    async def _choose_level(self) -> IsolationLevel:
+        found = await asyncio.to_thread(probe, self._python)
+        level: IsolationLevel = LEVELS[min(map(LEVELS.index, (found.level, self._most)))]
+        if LEVELS.index(level) < LEVELS.index(self._least):
+            raise SandboxUnavailable(remedy(found, self._least))
+        if LEVELS.index(level) < LEVELS.index("standard"):
+            _log.warning("sandbox isolation is %r: %s", level, found.why_not("standard"))
+        return level
+
+
+def remedy(found: Capabilities, wanted: IsolationLevel) -> str:
+    """One sentence: what is missing here for `wanted`, and what to do about it."""
+    begin = f"sandbox isolation {wanted!r} is not available here (only {found.level!r}): "
+    if sys.platform == "darwin":
+        return begin + (
+            "macOS has no namespaces, Landlock or seccomp, so use sandbox=docker, or sandbox=none "
+            "to run model code without any isolation"
+        )
+    if sys.platform != "linux":
+        return begin + "run agentrl inside WSL 2"
+    why = found.why_not(wanted)
+    if wanted == "strong":
+        return begin + "the local sandbox does not use memory cgroups, so ask for 'standard'"
+    if wanted == "standard":
+        return begin + (
+            f"{why}; allow unprivileged user namespaces, in a container with "
+            "`--security-opt seccomp=unconfined` (and apparmor=unconfined where AppArmor is on)"
+        )
+    return begin + (
+        f"{why}; it needs a kernel from 5.13 on with Landlock and seccomp enabled, in a container "
+        "perhaps `--security-opt seccomp=unconfined`, or use sandbox=docker"
+    )

@@ -1,0 +1,77 @@
+"""What this machine can isolate: probed once by doing it, for `LocalPool` and `agentrl doctor`."""
+
+from __future__ import annotations
+
+import functools
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+
+from agentrl.sandbox import IsolationLevel
+from agentrl_sandbox import boot
+
+_PROBE_S = 30.0
+_NEEDED: dict[IsolationLevel, tuple[str, ...]] = {
+    "minimal": ("seccomp",),
+    "lite": ("seccomp", "landlock"),
+    "standard": ("seccomp", "namespaces", "session mounts"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Primitive:
+    """One kernel feature, tried."""
+
+    name: str
+    works: bool
+    detail: str
+    """How it worked, or the error that it gave."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """All of them, and the level they allow."""
+
+    level: IsolationLevel
+    primitives: tuple[Primitive, ...]
+
+    def lines(self) -> list[str]:
+        """One line per primitive and one for the level, to print."""
+        marks = [f"{p.name}: {'yes' if p.works else 'NO'}, {p.detail}" for p in self.primitives]
+        return [*marks, f"isolation level: {self.level}"]
+
+    def why_not(self, level: IsolationLevel) -> str:
+        """What is missing for `level`, in a phrase."""
+        needed = _NEEDED.get(level, ())
+        lacking = [
+            f"no {p.name} ({p.detail})" for p in self.primitives if p.name in needed and not p.works
+        ]
+        return ", ".join(lacking) or "nothing is missing"
+
+
+@functools.cache
+def probe(python: str | None = None) -> Capabilities:
+    """Try every primitive in throw-away processes. Takes about 0.1 s; cached per interpreter."""
+    if sys.platform != "linux":
+        detail = f"{sys.platform} has none"
+        names = ("seccomp", "landlock", "namespaces", "session mounts")
+        return Capabilities("none", tuple(Primitive(n, False, detail) for n in names))
+    process = boot.start("probing", python=python)
+    try:
+        output, errors = process.communicate(timeout=_PROBE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        output, errors = process.communicate()
+    try:
+        found: dict[str, tuple[bool, str]] = json.loads(output)
+    except ValueError:
+        detail = f"the probe failed: {errors.decode('utf-8', 'replace')[-500:]}"
+        return Capabilities("none", (Primitive("probe", False, detail),))
+    primitives = tuple(Primitive(name, works, detail) for name, (works, detail) in found.items())
+    working = {p.name for p in primitives if p.works}
+    level: IsolationLevel = "none"
+    for candidate, needed in _NEEDED.items():
+        if working.issuperset(needed):
+            level = candidate
+    return Capabilities(level, primitives)

@@ -1,0 +1,36 @@
+"""Measuring a work folder that lies on the machine's own disk."""
+
+from __future__ import annotations
+
+import os
+
+ENTRIES = 4096
+"""More files and folders than this count as a breach."""
+
+
+def exceeds(folder: str, limit_bytes: int) -> bool:
+    """Whether a live, hostile folder holds more than it may; anything odd counts as a breach.
+
+    Only sizes are read. A folder swapped for a link while we look can at worst make its own
+    session look too big.
+    """
+    total = entries = 0
+    waiting = [folder]
+    while waiting:
+        try:
+            with os.scandir(waiting.pop()) as found:
+                for entry in found:
+                    entries += 1
+                    try:
+                        total += entry.stat(follow_symlinks=False).st_blocks * 512
+                        if entry.is_dir(follow_symlinks=False):
+                            waiting.append(entry.path)
+                    except FileNotFoundError:
+                        continue
+                    if entries > ENTRIES or total > limit_bytes:
+                        return True
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError:
+            return True
+    return False
