@@ -1,0 +1,179 @@
+"""The in-process engine: our own continuous batching over preallocated keys and values.
+
+Qwen2, Qwen3 and Llama checkpoints in the Hugging Face layout, on a CPU or one GPU. Under
+`deterministic` a row's tokens and logprobs have the same bits whatever its neighbours, slot and
+time of arrival are, and whether its prefix was computed, decoded or found in the cache.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from agentrl.engine.architecture import model_folder, read_architecture, rotations
+from agentrl.engine.attention import invariant_heads
+from agentrl.engine.base import Bucket, EngineStatistics, Generation, Sampling
+from agentrl.engine.batcher import Batcher
+from agentrl.engine.cache import Cache
+from agentrl.engine.decoder import Decoder
+from agentrl.engine.linear import can_pack, invariant_rows
+from agentrl.engine.stops import Decodes
+from agentrl.engine.weights import Weights, read_safetensors
+from agentrl.engine.worker import EngineThread
+from agentrl.errors import SetupError, UserError
+from agentrl.transcript import Float32Array, Int32Array
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DEFAULT_MAX_CONTEXT = 8192
+"""Used when the model allows more and nobody asked: every slot is preallocated at this length."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    model: str | Path
+    tokenizer: Decodes | None
+    dtype: str
+    device: str
+    max_batch: int
+    max_context: int | None
+    deterministic: bool
+    threads: int
+
+
+class TransformersEngine:
+    """Implements `agentrl.engine.base.Engine`.
+
+    Weights are an explicit snapshot: `put` copies into the engine's own storage. Requests in flight
+    across an update keep their tokens; their keys and values are recomputed under the new weights
+    before the next token is drawn, and `Generation.versions` records which weights drew which.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        tokenizer: Decodes | None = None,
+        dtype: str = "float32",
+        device: str = "cpu",
+        max_batch: int = 128,
+        max_context: int | None = None,
+        deterministic: bool = True,
+        threads: int = 1,
+    ) -> None:
+        """
+        model: folder or hub id. tokenizer: needed for stop strings. max_batch: rows computed
+        together; further requests wait. max_context: longest row in tokens; None takes the model's
+        own, at most 8192. threads: of torch, on the engine's thread.
+
+        Raises UserError for a type it does not know.
+        """
+        if dtype not in DTYPES:
+            raise UserError(f"engine dtype {dtype!r} is not known: use {' or '.join(DTYPES)}")
+        if max_batch < 1 or threads < 1:
+            raise UserError("engine.max_batch and engine.threads are at least 1")
+        self._settings = _Settings(
+            model, tokenizer, dtype, device, max_batch, max_context, deterministic, threads
+        )
+        self._thread = EngineThread(lambda: _load(self._settings), name="transformers")
+
+    @property
+    def version(self) -> int:
+        return self._thread.backend.version
+
+    @property
+    def max_context(self) -> int:
+        return self._thread.backend.max_context
+
+    async def open(self) -> None:
+        """Load. Raises UserError for a model it cannot run; SetupError when `deterministic` cannot
+        be kept on this machine."""
+        await self._thread.open()
+
+    async def generate(self, token_ids: Int32Array, sampling: Sampling) -> Generation:
+        """Continue a row.
+
+        Raises UserError for an empty row, one that fills `max_context`, or stop strings without a
+        tokenizer; EngineError when the engine died.
+        """
+        result = await self._thread.request(token_ids, sampling)
+        assert isinstance(result, Generation)
+        return result
+
+    async def score(self, token_ids: Int32Array, sampling: Sampling) -> Float32Array:
+        """Logprobs [t] of a fixed row under `sampling.temperature`; entry 0 is 0.0."""
+        result = await self._thread.request(token_ids, sampling, scoring=True)
+        assert not isinstance(result, Generation)
+        return result
+
+    async def begin_update(self, version: int) -> None:
+        """Pause between two steps and expect new weights."""
+        await self._thread.call(lambda batcher: batcher.begin_update(version))
+
+    async def put(self, bucket: Bucket) -> None:
+        """Copy some parameters in, named as `state_dict()` of the model names them."""
+        await self._thread.call(lambda batcher: batcher.put(bucket))
+
+    async def finish_update(self) -> None:
+        """Go on with the new weights. Raises EngineError, and ends the engine, when one is missing."""
+        await self._thread.call(lambda batcher: batcher.finish_update())
+
+    async def close(self) -> None:
+        await self._thread.close()
+
+    def statistics(self) -> EngineStatistics:
+        return self._thread.backend.statistics()
+
+
+@torch.inference_mode()
+def _load(settings: _Settings) -> Batcher:
+    from transformers import AutoConfig
+
+    if torch.get_num_threads() != settings.threads:
+        torch.set_num_threads(settings.threads)
+    folder = model_folder(settings.model)
+    config = AutoConfig.from_pretrained(folder)
+    shape = read_architecture(config, str(settings.model))
+    dtype, device = DTYPES[settings.dtype], torch.device(settings.device)
+    max_context = settings.max_context or min(shape.max_positions, DEFAULT_MAX_CONTEXT)
+    if max_context > shape.max_positions:
+        raise UserError(
+            f"engine.max_context {max_context} is more than the model's "
+            f"{shape.max_positions} positions: lower it"
+        )
+    weights = Weights(shape, dtype=dtype, device=device, packed=can_pack(device, dtype))
+    for bucket in read_safetensors(folder):
+        weights.put(bucket)
+    weights.seal()
+    heads = _proven_heads(weights, max_context) if settings.deterministic else None
+    cache = Cache(
+        shape,
+        n_running=settings.max_batch,
+        n_stashed=settings.max_batch,
+        n_positions=max_context,
+        dtype=dtype,
+        device=device,
+    )
+    decoder = Decoder(weights, cache, rotations(config, max_context), heads_per_call=heads)
+    return Batcher(decoder, settings.tokenizer)
+
+
+def _proven_heads(weights: Weights, n_positions: int) -> int:
+    """Prove on this machine that bits depend on the row alone; see `linear` and `attention`."""
+    probed: set[torch.Size] = set()
+    for linear in weights.linears():
+        if linear.weight.shape not in probed and not invariant_rows(linear):
+            raise _not_deterministic(weights, f"a {tuple(linear.weight.shape)} matrix product")
+        probed.add(linear.weight.shape)
+    heads = invariant_heads(weights.shape, weights.dtype, weights.device, n_positions)
+    if heads is None:
+        raise _not_deterministic(weights, "attention")
+    return heads
+
+
+def _not_deterministic(weights: Weights, what: str) -> SetupError:
+    return SetupError(
+        f"on this {weights.device.type} with {weights.dtype}, the bits of {what} depend on the "
+        "batch: set engine.deterministic=false"
+    )
