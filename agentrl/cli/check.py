@@ -1,0 +1,127 @@
+"""`agentrl check`: the conformance kits, run on one plug-in."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from agentrl.cli.words import json_option, words_argument
+from agentrl.errors import SetupError, UserError
+
+if TYPE_CHECKING:
+    from agentrl.config import RunConfig
+    from agentrl.sandbox import SandboxPool
+    from agentrl.testing import CheckResult
+
+KINDS = ("tool", "env", "sandbox", "engine")
+
+
+@click.command("check")
+@click.argument("kind", type=click.Choice(KINDS))
+@click.argument("name")
+@words_argument
+@click.option("--no-sandbox", is_flag=True, help="Give tools a fake sandbox that runs nothing.")
+@json_option
+def command(kind: str, name: str, words: tuple[str, ...], no_sandbox: bool, as_json: bool) -> None:
+    """Run the conformance kit on a tool, env, sandbox or engine.
+
+    NAME is a registered name, `package.module:Attr` or `file.py:Attr`. Exit code 4 when a check
+    fails.
+
+    \b
+    agentrl check tool my_package.tools:search
+    agentrl check env retool_math env.tools=none
+    agentrl check sandbox local
+    """
+    from agentrl.compose import compose
+
+    chosen = [f"{kind}={name}"] if kind != "tool" else []
+    config = compose([*chosen, *words])
+    results = asyncio.run(_results(kind, name, config, real=not no_sandbox))
+    for result in results:
+        click.echo(json.dumps(asdict(result)) if as_json else _line(result))
+    failed = sum(not result.ok for result in results)
+    if not as_json:
+        click.echo(f"{len(results) - failed} of {len(results)} checks hold")
+    if failed:
+        raise SystemExit(4)
+
+
+def _line(result: CheckResult) -> str:
+    mark = click.style("ok  ", fg="green") if result.ok else click.style("FAIL", fg="red")
+    return f"{mark}  {result.name}" + (f"  ({result.detail})" if result.detail else "")
+
+
+async def _results(kind: str, name: str, config: RunConfig, *, real: bool) -> Sequence[CheckResult]:
+    if kind == "sandbox":
+        return await _sandbox(config)
+    if kind == "engine":
+        return await _engine(config)
+    async with AsyncExitStack() as stack:
+        pool = await _pool(config, stack) if real else None
+        if kind == "tool":
+            return await _tool(name, pool)
+        return await _env(config, pool)
+
+
+async def _pool(config: RunConfig, stack: AsyncExitStack) -> SandboxPool | None:
+    """The configured sandbox, opened; None, with a warning, where this machine has none."""
+    from agentrl.config import build
+
+    try:
+        pool = build("sandbox", config.sandbox)
+        await pool.open()
+    except SetupError as error:
+        click.echo(f"warning: tools get a fake sandbox here: {error}", err=True)
+        return None
+    stack.push_async_callback(pool.close)
+    return pool
+
+
+async def _tool(name: str, pool: SandboxPool | None) -> Sequence[CheckResult]:
+    from agentrl.registry import resolve
+    from agentrl.testing import check_tool
+
+    return await check_tool(resolve("tool", name), pool=pool)
+
+
+async def _env(config: RunConfig, pool: SandboxPool | None) -> Sequence[CheckResult]:
+    from agentrl.testing import check_env
+    from agentrl.train.setup import env_factory, eval_tasks
+
+    make_env = env_factory(config.env)
+    from_file = config.data.path is not None or config.eval.path is not None
+    tasks = eval_tasks(config, make_env())[:20] if from_file else ()
+    return await check_env(make_env, tasks=tasks, pool=pool, max_turns=config.env.max_turns)
+
+
+async def _sandbox(config: RunConfig) -> Sequence[CheckResult]:
+    from agentrl.config import maker
+    from agentrl.testing import check_sandbox
+
+    return await check_sandbox(maker("sandbox", config.sandbox))
+
+
+async def _engine(config: RunConfig) -> Sequence[CheckResult]:
+    from agentrl.testing import check_engine
+    from agentrl.train.setup import env_factory, make_engine, model_path, open_chat
+
+    env = env_factory(config.env)()
+    chat = open_chat(config, env)
+    prompt = chat.tokenizer.encode("What is 2 + 3?")
+    if not prompt:
+        raise UserError(f"the tokenizer of {config.model.path} encodes a question as nothing")
+
+    def make() -> Any:
+        return make_engine(config, chat.tokenizer, model_path(config.model.path))
+
+    tolerance = 1e-3 if config.model.dtype == "float32" else 0.1
+    return await check_engine(
+        make, prompt, tolerance=tolerance, deterministic=config.train.deterministic
+    )

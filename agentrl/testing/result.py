@@ -1,0 +1,57 @@
+"""What a conformance kit reports, and how one check is run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+Body: TypeAlias = Callable[[], Awaitable[str | None]]
+"""Raises to fail; returns a remark (a measured fact, why it was skipped) or None."""
+
+
+class Check(NamedTuple):
+    """One named promise and what tests it."""
+
+    name: str
+    body: Body
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """One promise of a contract, tested."""
+
+    name: str
+    ok: bool
+    detail: str = ""
+    """What went wrong, or a remark."""
+
+
+def failures(results: Iterable[CheckResult]) -> list[CheckResult]:
+    """The checks that did not hold."""
+    return [result for result in results if not result.ok]
+
+
+async def run_checks(checks: Iterable[Check], *, deadline_s: float = 60.0) -> list[CheckResult]:
+    """Run checks one after another; each has its own deadline."""
+    return [await _run(check, deadline_s) for check in checks]
+
+
+async def _run(check: Check, deadline_s: float) -> CheckResult:
+    try:
+        async with asyncio.timeout(deadline_s):
+            remark = await check.body()
+    except TimeoutError:
+        return CheckResult(check.name, False, f"not finished within {deadline_s:g} s")
+    except Exception as error:  # noqa: BLE001  the border to the code under test
+        kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
+        text = " ".join(str(error).split()) or "assertion failed"
+        return CheckResult(check.name, False, f"{kind}{text}")
+    return CheckResult(check.name, True, remark or "")
+
+
+def expect(condition: bool, otherwise: str) -> None:
+    """Raise AssertionError with a sentence unless `condition` holds; works under `python -O`."""
+    if not condition:
+        raise AssertionError(otherwise)
