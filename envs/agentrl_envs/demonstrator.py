@@ -8,8 +8,8 @@ skilled and reinforcement learning has something true to find. Per episode it pi
 - `head`: answer at once. Right where the head suffices (`need == "head"`); elsewhere a guess, a
   number of the right length drawn uniformly, hence nearly always wrong.
 
-With `tool_habit=0.6`, an imitator is right about 60 % of the time on questions that need code. Such
-wrong demonstrations are deliberate; pass `habit="tool"` for right ones only.
+At `tool_habit=1`, the default, every demonstration is right. At 0.6 an imitator is right about 60 %
+of the time on questions that need code: the wrong demonstrations are deliberate.
 """
 
 from __future__ import annotations

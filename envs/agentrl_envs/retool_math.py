@@ -55,7 +55,7 @@ class RetoolMath(ToolEnv):
         max_calls: int = 8,
         timeout_s: float = 5.0,
         observation_chars: int = 400,
-        tool_habit: float = 0.6,
+        tool_habit: float = 1.0,
         _checker: MathChecker | None = None,
     ) -> None:
         """Make one episode's environment.
@@ -68,11 +68,16 @@ class RetoolMath(ToolEnv):
             max_calls: interpreter calls per episode.
             timeout_s: seconds one piece of code may run.
             observation_chars: budget of one result; longer ones lose their middle.
-            tool_habit: how often the demonstrator uses the tool (see `demonstrator`).
+            tool_habit: how often `expert` uses the tool; below 1 it is partly wrong on purpose
+                (see `demonstrator`), for making a model that has something left to learn.
             _checker: decides answers of tasks from files; None for the one all episodes share.
 
         Raises UserError on a family or level that does not exist.
         """
+        if not 0 <= tool_habit <= 1:
+            raise UserError(f"env.tool_habit is a probability, not {tool_habit:g}")
+        if timeout_s <= 0 or observation_chars < 2 or max_calls < 0:
+            raise UserError("env.timeout_s > 0, env.observation_chars >= 2 and max_calls >= 0")
         python = PythonTool(timeout_s=timeout_s, max_chars=observation_chars)
         # The sandbox ends the code; the call's own deadline only has to be later.
         super().__init__(

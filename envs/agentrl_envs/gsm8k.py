@@ -1,0 +1,119 @@
+"""GSM8K's own calculator annotations as a policy: `<<48/2=24>>` becomes the code `48/2`.
+
+It cannot reason, so what it gets right shows that the path (code, sandbox, answer, check) is right:
+its answer is read from the last interpreter output alone. Which items it must get right is worked
+out here without running anything, by a parser that knows numbers and + - * / // ( ).
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+from random import Random
+
+from agentrl.seeds import derive
+from agentrl.types import Task
+from agentrl_envs.demonstrator import answer_turn, code_turn
+from agentrl_envs.families.base import Style
+
+_ANNOTATION = re.compile(r"<<([^<>=]+)=[^<>]*>>")
+_OUTPUT = re.compile(r"<interpreter>\s*(.*?)\s*</interpreter>", re.DOTALL)
+_OPERAND = re.compile(r"\d+(?:\.\d+)?|\.\d+")
+
+_OPERATORS: Mapping[type[ast.AST], Callable[[float, float], float]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+}
+
+TOLERANCE = 1e-9
+"""Relative difference up to which a float counts as the gold: 0.1*3 is not exactly 0.3."""
+
+
+def expressions(task: Task) -> list[str]:
+    """Left sides of the item's annotations, in order; empty without annotations."""
+    return [found.strip() for found in _ANNOTATION.findall(str(task.metadata.get("solution", "")))]
+
+
+def annotation_turns(task: Task, style: Style = "plain") -> list[str] | None:
+    """One code turn per annotation; None when the item has none that can be read.
+
+    The answering turn is not among them: `final_turn` makes it from what the interpreter returned.
+    """
+    cells = expressions(task)
+    if not cells or any(evaluate(cell) is None for cell in cells):
+        return None
+    return [code_turn(cell, style) for cell in cells]
+
+
+def final_turn(conversation: str, style: Style = "plain") -> str:
+    """The turn that answers with the last `<interpreter>` output of the conversation's text."""
+    outputs = _OUTPUT.findall(conversation)
+    return answer_turn(outputs[-1] if outputs else "", style)
+
+
+def reaches_gold(task: Task) -> bool:
+    """Whether the last annotation evaluates to the item's gold answer."""
+    cells = expressions(task)
+    value = evaluate(cells[-1]) if cells else None
+    gold = evaluate(task.answer or "")
+    if value is None or gold is None:
+        return False
+    return abs(value - gold) <= TOLERANCE * max(1.0, abs(gold))
+
+
+def corrupt_operand(turns: Sequence[str], seed: int) -> list[str]:
+    """The turns with one operand of the last one changed so that its value changes.
+
+    Earlier results are written into the annotations as numbers, so only the last turn decides. An
+    operand that does not matter (the 5 of `5*0`) is passed over. Raises ValueError when none does.
+    """
+    last = turns[-1]
+    rng = Random(derive("corrupt", seed, last))
+    expression = _expression_in(last)
+    spots = list(_OPERAND.finditer(expression))
+    for spot in rng.sample(spots, len(spots)):
+        operand = evaluate(spot.group()) or 0
+        wrong = f"{operand + rng.randint(1, 9)}"
+        changed = expression[: spot.start()] + wrong + expression[spot.end() :]
+        if evaluate(changed) not in (None, evaluate(expression)):
+            return [*turns[:-1], last.replace(expression, changed)]
+    raise ValueError(f"no operand of {expression!r} changes its value")
+
+
+def _expression_in(turn: str) -> str:
+    """The one line of a code turn that can be evaluated."""
+    body = turn.removeprefix("<code>").removesuffix("</code>")
+    for line in body.splitlines():
+        if evaluate(line) is not None:
+            return line
+    raise ValueError(f"no arithmetic in the turn {turn!r}")
+
+
+def evaluate(expression: str) -> float | None:
+    """The value of plain arithmetic as Python computes it; None for anything else.
+
+    Nothing is executed: names, calls, powers and every other construct are refused.
+    """
+    try:
+        return _value(ast.parse(expression.strip(), mode="eval").body)
+    except (SyntaxError, ValueError, ZeroDivisionError, OverflowError, RecursionError, MemoryError):
+        return None
+
+
+def _value(node: ast.expr) -> float:
+    match node:
+        case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
+            return number
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
+            return _OPERATORS[type(op)](_value(left), _value(right))
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_value(operand)
+        case ast.UnaryOp(op=ast.UAdd(), operand=operand):
+            return _value(operand)
+        case _:
+            raise ValueError(f"not plain arithmetic: {ast.dump(node)[:80]}")
