@@ -111,11 +111,12 @@ async def _sandbox(config: RunConfig) -> Sequence[CheckResult]:
 async def _engine(config: RunConfig) -> Sequence[CheckResult]:
     from agentrl.testing import check_engine
     from agentrl.train.setup import env_factory, make_engine, model_path, open_chat
+    from agentrl.transcript import ids_array
 
     env = env_factory(config.env)()
     chat = open_chat(config, env)
-    prompt = chat.tokenizer.encode("What is 2 + 3?")
-    if not prompt:
+    prompt = ids_array(chat.tokenizer.encode("What is 2 + 3?"))
+    if not len(prompt):
         raise UserError(f"the tokenizer of {config.model.path} encodes a question as nothing")
 
     def make() -> Any:

@@ -82,8 +82,6 @@ for place in {places!r}:
 KNOWN = frozenset(
     ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TZ", "PWD", "USER", "OMP_NUM_THREADS")
 )
-    ["PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TZ", "PWD", "USER", "OMP_NUM_THREADS"]
-)
 """Variables that a sandbox may pass on."""
 
 FILL_MEMORY = "kept = []\nfor _ in range(4096): kept.append(b'x' * 2**20 + b'y')\nprint('all')"
