@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ast
 import io
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import redirect_stdout
 
 import pytest
 
 from agentrl.context import Context
-from agentrl.sandbox import ExecResult
+from agentrl.errors import SandboxUnavailable
+from agentrl.registry import resolve
+from agentrl.sandbox import ExecResult, SandboxPool
 
 
 class Notebook:
@@ -59,3 +61,15 @@ def ctx(notebook: Notebook) -> Context:
 
     typed: Callable[[], Awaitable[Notebook]] = lease
     return Context(lease_sandbox=typed)
+
+
+@pytest.fixture
+async def local_pool() -> AsyncIterator[SandboxPool]:
+    """The real sandbox; skipped where the machine cannot isolate."""
+    pool = resolve("sandbox", "local")()
+    try:
+        await pool.open()
+    except SandboxUnavailable as error:
+        pytest.skip(f"no sandbox here: {error}")
+    yield pool
+    await pool.close()
