@@ -8,9 +8,8 @@ out here without running anything, by a parser that knows numbers and + - * / //
 from __future__ import annotations
 
 import ast
-import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from random import Random
 
 from agentrl.seeds import derive
@@ -21,14 +20,6 @@ from agentrl_envs.families.base import Style
 _ANNOTATION = re.compile(r"<<([^<>=]+)=[^<>]*>>")
 _OUTPUT = re.compile(r"<interpreter>\s*(.*?)\s*</interpreter>", re.DOTALL)
 _OPERAND = re.compile(r"\d+(?:\.\d+)?|\.\d+")
-
-_OPERATORS: Mapping[type[ast.AST], Callable[[float, float], float]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-}
 
 TOLERANCE = 1e-9
 """Relative difference up to which a float counts as the gold: 0.1*3 is not exactly 0.3."""
@@ -109,11 +100,27 @@ def _value(node: ast.expr) -> float:
     match node:
         case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
             return number
-        case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
-            return _OPERATORS[type(op)](_value(left), _value(right))
+        case ast.BinOp(left=left, op=op, right=right):
+            return _applied(op, _value(left), _value(right))
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             return -_value(operand)
         case ast.UnaryOp(op=ast.UAdd(), operand=operand):
             return _value(operand)
         case _:
             raise ValueError(f"not plain arithmetic: {ast.dump(node)[:80]}")
+
+
+def _applied(op: ast.operator, left: float, right: float) -> float:
+    match op:
+        case ast.Add():
+            return left + right
+        case ast.Sub():
+            return left - right
+        case ast.Mult():
+            return left * right
+        case ast.Div():
+            return left / right
+        case ast.FloorDiv():
+            return left // right
+        case _:
+            raise ValueError(f"not plain arithmetic: {type(op).__name__}")

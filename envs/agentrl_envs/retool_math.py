@@ -53,6 +53,7 @@ class RetoolMath(ToolEnv):
         families: tuple[str, ...] | None = None,
         levels: tuple[int, ...] = LEVELS,
         max_calls: int = 8,
+        call_s: float = 30.0,
         timeout_s: float = 5.0,
         observation_chars: int = 400,
         tool_habit: float = 1.0,
@@ -66,6 +67,7 @@ class RetoolMath(ToolEnv):
             families: names of the task families to draw from; None for all.
             levels: difficulties to draw from, of 1, 2 and 3.
             max_calls: interpreter calls per episode.
+            call_s: seconds one call may take, its start included.
             timeout_s: seconds one piece of code may run.
             observation_chars: budget of one result; longer ones lose their middle.
             tool_habit: how often `expert` uses the tool; below 1 it is partly wrong on purpose
@@ -76,13 +78,13 @@ class RetoolMath(ToolEnv):
         """
         if not 0 <= tool_habit <= 1:
             raise UserError(f"env.tool_habit is a probability, not {tool_habit:g}")
-        if timeout_s <= 0 or observation_chars < 2 or max_calls < 0:
-            raise UserError("env.timeout_s > 0, env.observation_chars >= 2 and max_calls >= 0")
+        if not 0 < timeout_s <= call_s:
+            raise UserError(f"env.timeout_s is above 0 and at most env.call_s ({call_s:g})")
+        if observation_chars < 2 or max_calls < 0:
+            raise UserError("env.observation_chars is at least 2 and env.max_calls at least 0")
         python = PythonTool(timeout_s=timeout_s, max_chars=observation_chars)
-        # The sandbox ends the code; the call's own deadline only has to be later.
-        super().__init__(
-            (python,) if tools == "python" else (), max_calls=max_calls, call_s=timeout_s + 30.0
-        )
+        offered = (python,) if tools == "python" else ()
+        super().__init__(offered, max_calls=max_calls, call_s=call_s)
         self.style: Style = style
         self.protocol = "retool_bare" if style == "terse" else "retool"
         self.families = _chosen(families)

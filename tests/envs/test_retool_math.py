@@ -217,7 +217,8 @@ def test_options_choose_families_and_levels() -> None:
         ({"levels": (0, 1)}, "choose some of 1, 2 and 3, not \\[0, 1\\]"),
         ({"levels": ()}, "choose some of 1, 2 and 3"),
         ({"tool_habit": 1.5}, "tool_habit is a probability"),
-        ({"timeout_s": 0.0}, "timeout_s > 0"),
+        ({"timeout_s": 0.0}, "timeout_s is above 0"),
+        ({"timeout_s": 31.0}, "at most env.call_s \\(30\\)"),
     ],
 )
 def test_bad_options_are_named(options: dict[str, object], message: str) -> None:
