@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import redirect_stdout
 
 import pytest
+import pytest_asyncio
 
 from agentrl.context import Context
 from agentrl.errors import SandboxUnavailable
@@ -63,7 +64,7 @@ def ctx(notebook: Notebook) -> Context:
     return Context(lease_sandbox=typed)
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def local_pool() -> AsyncIterator[SandboxPool]:
     """The real sandbox; skipped where the machine cannot isolate."""
     pool = resolve("sandbox", "local")()

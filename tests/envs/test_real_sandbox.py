@@ -21,6 +21,8 @@ from agentrl_envs.gsm8k import annotation_turns, corrupt_operand, final_turn, re
 from agentrl_envs.retool_math import RetoolMath
 from agentrl_tools.python import PythonTool
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 
 
