@@ -1,0 +1,171 @@
+"""Outcome rewards -> advantages, one parametric estimator for every critic-free row.
+
+A_i = (r_i - center) / (scale + eps), given to every token with mask 1, then optionally whitened.
+Statistics are taken over trajectories, never over rows, and over the whole step, never a
+micro-batch.
+
+| method | center | scale | whiten | paper |
+|---|---|---|---|---|
+| GRPO | group | group | no | DeepSeekMath 2402.03300, section 4.1.2 |
+| Dr. GRPO | group | none | no | 2503.20783, equation 3 |
+| RLOO | loo | none | no | 2402.14740, equation 7 |
+| REINFORCE++-baseline | group | none | yes | 2501.03262 |
+| Lite PPO | group | batch (of raw rewards) | no | 2508.08221 |
+| OPO | length_weighted | none | no | 2505.23585 |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from agentrl.algo.tensors import distinct
+from agentrl.algo.types import Batch
+from agentrl.errors import UserError
+from agentrl.points import Advantage, Ctx
+
+Center = Literal["none", "batch", "group", "loo", "length_weighted"]
+Scale = Literal["none", "batch", "group"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Reads the scalar rewards only. Default: GRPO.
+
+    A group of one has nothing to compare with: its centre is 0 and its group scale 1, so that its
+    advantage is the raw reward (verl's convention). A group of equal rewards gets exactly 0.
+    """
+
+    center: Center = "group"
+    scale: Scale = "group"
+    ddof: int = 1
+    """1: sample deviation (torch, verl, TRL, ROLL); 0: population."""
+    eps: float = 1e-6
+    """Added to the scale; not used when `scale` is none."""
+    whiten: bool = False
+    """Afterwards normalise over all tokens with mask 1."""
+
+    def __post_init__(self) -> None:
+        if self.ddof not in (0, 1):
+            raise UserError(f"advantage.ddof is 0 or 1, not {self.ddof}; use 1 as the papers do")
+
+    def __call__(self, batch: Batch, ctx: Ctx) -> Tensor:
+        """f32 [B, T], zero off the mask."""
+        n, inverse = distinct(batch.trajectory_index)
+        rewards = _per_trajectory(batch.rewards.double(), inverse, n)
+        lengths = _per_trajectory(batch.lengths.double(), inverse, n)
+        groups = _per_trajectory(batch.group_index, inverse, n)
+        scalars = self.scalars(rewards, distinct(groups).inverse, lengths)
+        advantages = scalars[inverse, None] * batch.mask
+        if self.whiten:
+            advantages = whitened(advantages, batch.mask)
+        return advantages.float()
+
+    def scalars(self, rewards: Tensor, groups: Tensor, lengths: Tensor) -> Tensor:
+        """One advantage per trajectory.
+
+        `rewards` f64 [N], `groups` i64 [N] in 0..n_groups-1, `lengths` f64 [N] policy tokens.
+        """
+        sizes = _group_sum(torch.ones_like(rewards), groups)
+        alone = sizes == 1
+        centred = rewards - self._centers(rewards, groups, lengths, sizes, alone)
+        if self.center in ("group", "loo", "length_weighted"):
+            equal = _group_extent(rewards, groups) == 0
+            centred = centred.masked_fill(equal & ~alone, 0.0)
+        if self.scale == "none":
+            return centred
+        if self.scale == "batch":
+            scale = _deviation(rewards, torch.zeros_like(groups), self.ddof)
+        else:
+            scale = _deviation(rewards, groups, self.ddof)
+        return centred / (scale + self.eps)
+
+    def _centers(
+        self, rewards: Tensor, groups: Tensor, lengths: Tensor, sizes: Tensor, alone: Tensor
+    ) -> Tensor:
+        match self.center:
+            case "none":
+                return torch.zeros_like(rewards)
+            case "batch":
+                return rewards.mean().expand_as(rewards)
+            case "group":
+                centers = _group_sum(rewards, groups) / sizes
+            case "loo":
+                centers = (_group_sum(rewards, groups) - rewards) / (sizes - 1).clamp(min=1)
+            case "length_weighted":
+                total = _group_sum(lengths, groups)
+                weighted = _group_sum(lengths * rewards, groups) / total.clamp(min=1)
+                # A group that wrote nothing at all falls back to the plain mean.
+                centers = torch.where(total > 0, weighted, _group_sum(rewards, groups) / sizes)
+        return centers.masked_fill(alone, 0.0)
+
+
+def estimate(estimator: Advantage, batch: Batch, ctx: Ctx) -> Tensor:
+    """The step's advantages f32 [B, T]: the estimator's, checked, times the rows' weights.
+
+    Raises ValueError when the estimator's tensor has another shape, is not finite, or is not zero
+    off the mask.
+    """
+    advantages = estimator(batch, ctx)
+    if advantages.shape != batch.mask.shape:
+        shape = tuple(advantages.shape)
+        raise ValueError(f"advantages have shape {shape}, expected {tuple(batch.mask.shape)}")
+    if not bool(advantages.isfinite().all()):
+        raise ValueError("an advantage is not finite")
+    if bool((advantages[~batch.mask] != 0).any()):
+        raise ValueError("an advantage is not zero off the mask")
+    return advantages * batch.weights[:, None]
+
+
+def whitened(values: Tensor, mask: Tensor) -> Tensor:
+    """(x - mean) / sqrt(var + 1e-8) over the masked tokens, sample variance, zero elsewhere."""
+    kept = values[mask]
+    if len(kept) < 2:
+        return torch.zeros_like(values)
+    normal = (values - kept.mean()) * torch.rsqrt(kept.var(correction=1) + 1e-8)
+    return normal * mask
+
+
+def _per_trajectory(values: Tensor, inverse: Tensor, n: int) -> Tensor:
+    # Rows of one trajectory carry the same value, so whichever is written last is right.
+    return torch.zeros(n, dtype=values.dtype, device=values.device).index_put((inverse,), values)
+
+
+def _group_sum(values: Tensor, groups: Tensor) -> Tensor:
+    """Sum over the own group, given back to each member."""
+    totals = torch.zeros(int(groups.max()) + 1, dtype=values.dtype, device=values.device)
+    return totals.index_add(0, groups, values)[groups]
+
+
+def _group_extent(values: Tensor, groups: Tensor) -> Tensor:
+    totals = torch.zeros(int(groups.max()) + 1, dtype=values.dtype, device=values.device)
+    high = totals.scatter_reduce(0, groups, values, "amax", include_self=False)
+    low = totals.scatter_reduce(0, groups, values, "amin", include_self=False)
+    return (high - low)[groups]
+
+
+def _deviation(values: Tensor, groups: Tensor, ddof: int) -> Tensor:
+    """Standard deviation of the own group; 1 where there are too few members."""
+    sizes = _group_sum(torch.ones_like(values), groups)
+    squares = _group_sum((values - _group_sum(values, groups) / sizes) ** 2, groups)
+    deviation = (squares / (sizes - ddof).clamp(min=1)).sqrt()
+    return torch.where(sizes > ddof, deviation, torch.ones_like(deviation)).masked_fill(
+        sizes == 1, 1.0
+    )
+
+
+PRESETS: Mapping[str, Outcome] = {
+    "grpo": Outcome(),
+    "dr_grpo": Outcome(scale="none"),
+    "rloo": Outcome(center="loo", scale="none"),
+    "reinforce_pp_baseline": Outcome(scale="none", whiten=True),
+    "lite_ppo": Outcome(scale="batch"),
+    "opo": Outcome(center="length_weighted", scale="none"),
+}
+"""Published estimators by name."""
+
+__all__ = ["PRESETS", "Center", "Outcome", "Scale", "estimate", "whitened"]

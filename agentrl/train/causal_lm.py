@@ -1,0 +1,196 @@
+"""A Hugging Face causal LM that scores tokens: only the wanted ones reach the output layer."""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUnknownParameterType=false
+# transformers and torch leave model attributes untyped; what leaves this file is typed.
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
+
+from agentrl.algo.head import head_scores
+from agentrl.algo.loss import TokenScores, predictors, token_logprobs
+from agentrl.algo.types import Batch
+from agentrl.errors import UserError
+
+Precision = Literal["float32", "bfloat16"]
+
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "vocab*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+    "*.tiktoken",
+)
+"""Globs of what a folder's tokenizer consists of, copied byte for byte."""
+
+
+class CausalLM:
+    """fp32 weights; with `bfloat16` the matrix products run in bf16 under autocast.
+
+    Dropout is switched off, so that the same weights always give the same logprobs.
+    Raises UserError when `path` holds no model.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        precision: Precision = "float32",
+        device: str = "cpu",
+        activation_checkpointing: bool = False,
+    ) -> None:
+        self.path = str(path)
+        self.device = torch.device(device)
+        self._dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        self.model: nn.Module = _loaded(self.path).to(self.device)
+        self.model.eval()
+        if activation_checkpointing:
+            self.model.gradient_checkpointing_enable(  # pyright: ignore[reportCallIssue]
+                gradient_checkpointing_kwargs={"use_reentrant": False}
+            )
+            # Layers checkpoint only in training mode; with no dropout that changes nothing else.
+            self.model.train()
+        self._plain_head = self._head_is_plain()
+
+    @property
+    def pad_id(self) -> int:
+        """The model's padding id, or 0: nothing reads what it stands for."""
+        found = getattr(self.model.config, "pad_token_id", None)
+        return found if isinstance(found, int) and found >= 0 else 0
+
+    def scores(self, batch: Batch, tokens: Tensor) -> TokenScores:
+        """Logprobs and entropies [B, T] of `tokens` (bool [B, T], never index 0), on the device.
+
+        Rows must not hold a wanted token behind padding. No attention mask is passed: padding is
+        on the right, where a causal model cannot see it.
+        """
+        batch, tokens = batch.to(self.device), tokens.to(self.device)
+        shape = batch.token_ids.shape
+        logprobs = torch.zeros(shape, device=self.device)
+        entropies = torch.zeros(shape, device=self.device)
+        if shape[1] < 2:
+            return TokenScores(logprobs, entropies)
+        if not self._plain_head:
+            with self._autocast():
+                logits = self.model(input_ids=batch.token_ids, use_cache=False).logits
+            full = token_logprobs(logits, batch.token_ids, batch.temperatures)
+            return TokenScores(full.logprobs * tokens, full.entropies * tokens)
+        hidden = predictors(self._hidden(batch.token_ids[:, :-1]), tokens)
+        head = self._head()
+        scored = head_scores(
+            hidden,
+            head.weight,
+            head.bias,
+            batch.token_ids[tokens],
+            batch.temperatures[tokens],
+            dtype=self._dtype,
+        )
+        return TokenScores(
+            logprobs.masked_scatter(tokens, scored.logprobs),
+            entropies.masked_scatter(tokens, scored.entropies),
+        )
+
+    def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """Trainable parameters, each storage once, in the model's order."""
+        return [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Live views of the weights by Hugging Face name, tied ones under each of their names."""
+        return {name: tensor.detach() for name, tensor in self.model.state_dict().items()}
+
+    def assign(self, tensors: dict[str, Tensor]) -> None:
+        """Copy weights in. Raises UserError when names or shapes are of another model."""
+        try:
+            self.model.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise UserError(
+                "the checkpoint's weights do not fit this model; resume with the model it was "
+                f"started from ({str(error).splitlines()[-1].strip()})"
+            ) from error
+
+    def save(self, folder: Path) -> None:
+        """Write the model and its tokenizer in the Hugging Face layout (safetensors)."""
+        with _quiet():
+            self.model.save_pretrained(folder)  # pyright: ignore[reportCallIssue]
+        source = Path(self.path)
+        if not source.is_dir():
+            AutoTokenizer.from_pretrained(self.path).save_pretrained(folder)
+            return
+        for pattern in TOKENIZER_FILES:
+            for file in sorted(source.glob(pattern)):
+                if file.is_file():
+                    shutil.copyfile(file, folder / file.name)
+
+    @contextmanager
+    def _autocast(self) -> Generator[None]:
+        enabled = self._dtype is torch.bfloat16
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled):
+            yield
+
+    def _hidden(self, token_ids: Tensor) -> Tensor:
+        with self._autocast():
+            return self._body()(input_ids=token_ids, use_cache=False).last_hidden_state
+
+    def _body(self) -> Any:
+        return self.model.base_model
+
+    def _head(self) -> nn.Linear:
+        return self.model.get_output_embeddings()  # pyright: ignore[reportCallIssue]
+
+    @torch.no_grad()
+    def _head_is_plain(self) -> bool:
+        """Whether logits are the output layer's alone: no soft cap, no scale behind it."""
+        if self._body() is self.model or type(self._head()) is not nn.Linear:
+            return False
+        ids = torch.arange(4, device=self.device)[None]
+        logits = self.model(input_ids=ids, use_cache=False).logits
+        hidden = self._body()(input_ids=ids, use_cache=False).last_hidden_state
+        return torch.allclose(self._head()(hidden), logits, rtol=1e-4, atol=1e-4)
+
+
+def _loaded(path: str) -> Any:
+    local = Path(path).expanduser()
+    if local.is_dir():
+        path = str(local)
+        if not (local / "config.json").is_file():
+            raise UserError(f"{path} holds no config.json; point model at a Hugging Face folder")
+    elif local.exists() or path.startswith(("/", ".", "~")) or path.count("/") > 1:
+        raise UserError(f"there is no model folder at {path}; check the path given as model=")
+    try:
+        config = AutoConfig.from_pretrained(path)
+        for key in vars(config):
+            if key.endswith(("dropout", "pdrop", "dropout_prob")):
+                setattr(config, key, 0.0)
+        with _quiet():
+            return AutoModelForCausalLM.from_pretrained(
+                path, config=config, dtype=torch.float32, use_safetensors=True
+            )
+    except (OSError, ValueError) as error:
+        raise UserError(f"no causal language model could be loaded from {path}: {error}") from error
+
+
+@contextmanager
+def _quiet() -> Generator[None]:
+    """transformers draws a progress bar per file, across the live table."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+__all__ = ["CausalLM", "Precision"]
