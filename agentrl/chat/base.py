@@ -106,6 +106,10 @@ class Renderer(Protocol):
         """
         ...
 
+    def write(self, message: Message) -> str:
+        """How the model itself would write an assistant message: thinking, content, calls."""
+        ...
+
     def delta(self, messages: Sequence[Message], *, ended: bool) -> tuple[Span, ...]:
         """What follows the model's own tokens when `messages` (not the assistant's) answer it.
 
@@ -120,6 +124,13 @@ class Renderer(Protocol):
 
     def closing(self, *, ended: bool) -> tuple[Span, ...]:
         """What closes the last turn of a finished row for a supervised target (SCAFFOLD)."""
+        ...
+
+    def is_prefix_stable(self, messages: Sequence[Message]) -> bool:
+        """Whether growing a row turn by turn gives `prompt_ids(messages)`.
+
+        False where the family's template rewrites history; False may also be cautious.
+        """
         ...
 
 

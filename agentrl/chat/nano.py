@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agentrl.chat.base import Inline, Span, Tokenizer
+from agentrl.chat.markup import call_block
 from agentrl.errors import UserError
 from agentrl.tool import Tool
 from agentrl.transcript import Int32Array, Origin, ids_array
@@ -78,6 +79,11 @@ class NanoRenderer:
         """Bytes and tags of the model's own text, then `<|end|>` if `ended`."""
         return ids_array([*self.tokenizer.encode_markup(text), *(self.stop_ids if ended else ())])
 
+    def write(self, message: Message) -> str:
+        """Thinking, content and calls of an assistant message, as the model writes them."""
+        thought = "" if message.reasoning is None else f"<think>{message.reasoning}</think>"
+        return thought + message.content + "".join(map(call_block, message.tool_calls))
+
     def delta(self, messages: Sequence[Message], *, ended: bool) -> tuple[Span, ...]:
         """Closer if needed, the messages, and `<|assistant|>`."""
         ids = [token_id for message in messages for token_id in self._message(message)]
@@ -100,10 +106,16 @@ class NanoRenderer:
         """`<|end|>` unless the model wrote it."""
         return () if ended else (Span(Origin.SCAFFOLD, ids_array(self.stop_ids)),)
 
+    def is_prefix_stable(self, messages: Sequence[Message]) -> bool:
+        """Always: every message is rendered alone."""
+        return True
+
     def _message(self, message: Message) -> list[int]:
-        own = message.role == "assistant"
-        encode = self.tokenizer.encode_markup if own else self.tokenizer.encode
-        return [self._ids[f"<|{message.role}|>"], *encode(message.content), *self.stop_ids]
+        if message.role == "assistant":
+            text = self.tokenizer.encode_markup(self.write(message))
+        else:
+            text = self.tokenizer.encode(message.content)
+        return [self._ids[f"<|{message.role}|>"], *text, *self.stop_ids]
 
 
 def build_nano_tokenizer(folder: str | Path) -> None:

@@ -26,7 +26,7 @@ def open_conversation(
     """Put the protocol's instructions into the system message, or leave tools to the template."""
     instructions = protocol.tool_prompt(tools)
     if not instructions:
-        return Opening(tuple(messages), tuple(tools) if not protocol.stops else ())
+        return Opening(tuple(messages), tuple(tools))
     if messages and messages[0].role == "system":
         first = messages[0]
         merged = replace(first, content=f"{first.content}\n\n{instructions}")

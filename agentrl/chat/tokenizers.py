@@ -9,30 +9,17 @@ transformers is imported on the first load.
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from agentrl.chat.markup import assemble, trusted
 from agentrl.errors import UserError
 from agentrl.transcript import Int32Array
+from agentrl.types import JsonValue, Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-TAG_NAMES = (
-    "think",
-    "tool_call",
-    "tool_response",
-    "code",
-    "interpreter",
-    "answer",
-    "search",
-    "information",
-)
-"""Names of the tags that models write in their own text, where a vocabulary has ids for them."""
-
-TAGS = tuple(tag for name in TAG_NAMES for tag in (f"<{name}>", f"</{name}>"))
 
 
 class HFTokenizer:
@@ -50,8 +37,7 @@ class HFTokenizer:
         backend.encode_special_tokens = True
         self._backend = backend
         self._added = added
-        tags = [re.escape(tag) for tag in TAGS if tag in added]
-        self._tags = re.compile(f"({'|'.join(tags)})") if tags else None
+        self._wrapped = tokenizer
         self.chat_template = _template_text(tokenizer)
         """The template stored with the tokenizer, to tell families apart; empty when none is."""
 
@@ -66,15 +52,7 @@ class HFTokenizer:
 
     def encode_markup(self, text: str) -> list[int]:
         """Ids of trusted text: tags become their single ids, control strings stay characters."""
-        if self._tags is None:
-            return self.encode(text)
-        ids: list[int] = []
-        for i, piece in enumerate(self._tags.split(text)):
-            if i % 2:
-                ids.append(self._added[piece])
-            elif piece:
-                ids.extend(self.encode(piece))
-        return ids
+        return assemble(self, [trusted(text)])
 
     def decode(self, token_ids: Sequence[int] | Int32Array) -> str:
         """Text of ids, control tokens included, nothing cleaned up; invalid bytes become U+FFFD.
@@ -86,6 +64,35 @@ class HFTokenizer:
     def special_id(self, token: str) -> int | None:
         """Id of an added token; None when the vocabulary lacks it."""
         return self._added.get(token)
+
+    def published_text(self, messages: Sequence[Message]) -> str | None:
+        """What the stored chat template makes of `messages`, with its generation prompt.
+
+        None when no template is stored. Raises UserError when the template refuses them.
+        """
+        from jinja2.exceptions import TemplateError
+
+        if not self.chat_template:
+            return None
+        render = cast("Callable[..., str]", self._wrapped.apply_chat_template)
+        conversation = [plain_message(message) for message in messages]
+        try:
+            return render(conversation, tokenize=False, add_generation_prompt=True)
+        except (TemplateError, TypeError, ValueError) as error:
+            raise UserError(f"the model's chat template cannot be rendered: {error}") from error
+
+
+def plain_message(message: Message) -> dict[str, JsonValue]:
+    """A message in the form that chat templates read."""
+    plain: dict[str, JsonValue] = {"role": message.role, "content": message.content}
+    if message.reasoning is not None:
+        plain["reasoning_content"] = message.reasoning
+    if message.tool_calls:
+        plain["tool_calls"] = [
+            {"type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in message.tool_calls
+        ]
+    return plain
 
 
 def _template_text(tokenizer: PreTrainedTokenizerFast) -> str:
@@ -118,6 +125,11 @@ def load_tokenizer(path: str | Path, *, needs: Sequence[str] = ()) -> HFTokenize
             "`AutoTokenizer.from_pretrained(...).save_pretrained(folder)` and give that folder"
         )
     wrapped = HFTokenizer(tokenizer)
+    if not wrapped.encode("a"):  # transformers makes an empty vocabulary where the file is missing
+        raise UserError(
+            f"the tokenizer of {str(path)!r} has no vocabulary; copy tokenizer.json and "
+            "tokenizer_config.json of the model into that folder"
+        )
     require_tokens(wrapped, needs, what=str(path))
     return wrapped
 
@@ -132,4 +144,4 @@ def require_tokens(tokenizer: HFTokenizer, needs: Sequence[str], *, what: str) -
         )
 
 
-__all__ = ["TAGS", "HFTokenizer", "load_tokenizer", "require_tokens"]
+__all__ = ["HFTokenizer", "load_tokenizer", "plain_message", "require_tokens"]

@@ -115,4 +115,9 @@ class ReTool:
         return Action(text, parse_error=error, reasoning=reasoning)
 
 
-__all__ = ["ReTool"]
+def retool_bare() -> ReTool:
+    """The `retool_bare` protocol: no fences, for models with few tokens to spare."""
+    return ReTool(fence=False)
+
+
+__all__ = ["ReTool", "retool_bare"]
