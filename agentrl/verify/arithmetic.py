@@ -245,16 +245,23 @@ class _Reader:
         while True:
             if self.peek() == "*":
                 self.take()
-                value, divided = _multiply(value, self.power(depth)), False
+                value, divided = _multiply(value, self.operand(depth)), False
             elif self.peek() == "/":
                 self.take()
-                value, divided = _divide(value, self.power(depth)), True
+                value, divided = _divide(value, self.operand(depth)), True
             elif self.starts_factor():
                 if divided or self.tokens[self.at].kind == "num":
                     raise Unreadable("ambiguous product")
                 value = _multiply(value, self.power(depth))
             else:
                 return value
+
+    def operand(self, depth: int) -> Value:
+        """What follows `*` or `/`: a power with at most one minus sign."""
+        if self.peek() != "-":
+            return self.power(depth)
+        self.take()
+        return _multiply(Fraction(-1), self.power(depth))
 
     def mixed_number(self, depth: int) -> Value:
         r"""A first factor; `1\frac{4}{5}` is the mixed number 9/5."""

@@ -10,9 +10,11 @@ stays undecided (None) is worth a symbolic check. Text is never executed, and te
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
-from agentrl.verify.arithmetic import agree
+from agentrl.verify.arithmetic import Value, agree
 from agentrl.verify.shapes import (
     Grid,
     Many,
@@ -31,8 +33,8 @@ from agentrl.verify.tokens import Token, spell, tidy
 MAX_CHARS = 4096
 """Longest answer, in characters, that is compared; no gold in use comes near."""
 
-NOISE = Fraction(1, 10**9)
-"""Relative error forgiven to a float of ten digits and more: 13.999999999999998 is 14."""
+NOISE = Fraction(1, 10**12)
+"""Relative error forgiven to a float of 16 digits and more: 13.999999999999998 is 14."""
 MIN_DIGITS = 6
 """Significant digits from which a rounded or cut decimal may stand for 1/3 or pi."""
 
@@ -45,19 +47,12 @@ def ladder(gold: str, prediction: str) -> bool | None:
     """
     if max(len(gold), len(prediction)) > MAX_CHARS:
         return None
-    gold_tokens, said_tokens = tidy(gold), tidy(prediction)
-    if not said_tokens:
+    wanted, said = _read(gold, False), _read(prediction, True)
+    if not said.tokens:
         return False
-    if spell(gold_tokens) == spell(said_tokens):
+    if wanted.spelling == said.spelling or _same_choice(wanted.tokens, said.tokens):
         return True
-    if _same_choice(gold_tokens, said_tokens):
-        return True
-    verdicts = [
-        _same_named(wanted, said)
-        for wanted in shapes(gold_tokens, lenient=False)
-        for said in shapes(said_tokens, lenient=True)
-    ]
-    return _any(verdicts)
+    return _any([_same_named(one, two) for one in wanted.readings for two in said.readings])
 
 
 def canonical(answer: str) -> str:
@@ -67,11 +62,28 @@ def canonical(answer: str) -> str:
     """
     if len(answer) > MAX_CHARS:
         return answer
-    tokens = tidy(answer)
-    shape = shapes(tokens, lenient=False)[0].shape if tokens else None
+    read = _read(answer, False)
+    shape = read.readings[0].shape if read.readings else None
     if isinstance(shape, Quantity) and isinstance(shape.value, Fraction):
         return str(shape.value / 100 if shape.percent else shape.value)
-    return shape.text if isinstance(shape, Words) else spell(tokens)
+    return shape.text if isinstance(shape, Words) else read.spelling
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """An answer as the rungs need it."""
+
+    tokens: tuple[Token, ...]
+    spelling: str
+    readings: tuple[Named, ...]
+
+
+@lru_cache(maxsize=2048)
+def _read(answer: str, lenient: bool) -> _Answer:
+    """Read an answer once; siblings of a group share their gold and often their prediction."""
+    tokens = tidy(answer)
+    readings = shapes(tokens, lenient=lenient) if tokens else ()
+    return _Answer(tuple(tokens), spell(tokens), tuple(readings))
 
 
 def _any(verdicts: Sequence[bool | None]) -> bool | None:
@@ -88,7 +100,7 @@ def _all(verdicts: Sequence[bool | None]) -> bool | None:
     return None if None in verdicts else True
 
 
-def _same_choice(gold: list[Token], said: list[Token]) -> bool:
+def _same_choice(gold: Sequence[Token], said: Sequence[Token]) -> bool:
     """Gold `(C)` and a prediction that opens with the same letter: `C.`, `(C) ellipse`."""
     letter = plain("".join(token.text for token in gold)).upper()
     if len(letter) != 1 or not any(token.kind == "text" or token.text == "(" for token in gold):
@@ -115,33 +127,30 @@ def _same(gold: Shape, said: Shape) -> bool | None:
         return _same_numeral(gold, said)
     if isinstance(gold, Quantity) and isinstance(said, Quantity):
         return _same_quantity(gold, said)
+    if isinstance(gold, Grid) or isinstance(said, Grid):
+        return _same_grid(gold, said)
     if isinstance(gold, Many) and isinstance(said, Many):
         return _same_many(gold, said)
-    if isinstance(gold, Grid) and isinstance(said, Grid):
-        return _same_grid(gold, said)
     if isinstance(gold, Union) and isinstance(said, Union):
-        return _same_bag(gold.parts, said.parts)
-    if isinstance(gold, Grid) and isinstance(said, Many):
-        return _same_grid(gold, _as_grid(said))
-    if isinstance(gold, Union | Grid) or isinstance(said, Union | Grid):
-        return None if isinstance(gold, Many) or isinstance(said, Many) else False
-    return _one_against_many(gold, said)
+        return _same_bag(gold.parts, said.parts) or None
+    if {type(gold), type(said)} == {Many, Union}:
+        return None
+    if isinstance(gold, Many) or isinstance(said, Many):
+        return _one_against_many(gold, said)
+    return False
 
 
 def _same_words(gold: Shape, said: Shape) -> bool | None:
-    """Words settle a case alone when the gold is words; a number never equals a word."""
+    """Words settle a case alone: no structure or number equals a word."""
     if isinstance(gold, Words):
-        if isinstance(said, Words):
-            return gold.text == said.text
-        if isinstance(said, Quantity | Opaque):
-            return gold.text == plain(said.source)
-        return False
+        said_text = said.text if isinstance(said, Words) else plain(getattr(said, "source", ""))
+        return gold.text == said_text
     if isinstance(gold, Quantity) and isinstance(said, Words):
-        return (plain(gold.source) == said.text or None) if gold.variables else False
-    return None
+        return bool(gold.variables) and plain(gold.source) == said.text
+    return None if isinstance(gold, Opaque) else False
 
 
-def _same_numeral(gold: Shape, said: Shape) -> bool | None:
+def _same_numeral(gold: Shape, said: Shape) -> bool:
     """`52_8` equals itself and a bare 52 (the question names the base), no other base."""
     if isinstance(gold, Numeral) and isinstance(said, Numeral):
         return gold == said
@@ -149,21 +158,26 @@ def _same_numeral(gold: Shape, said: Shape) -> bool | None:
         return said.value == Fraction(int(gold.digits))
     if isinstance(gold, Quantity) and isinstance(said, Numeral):
         return gold.value == Fraction(int(said.digits, said.base))
-    return None
+    return False
 
 
-def _same_grid(gold: Grid, said: Grid) -> bool | None:
-    if [len(row) for row in gold.rows] != [len(row) for row in said.rows]:
+def _same_grid(gold: Shape, said: Shape) -> bool | None:
+    """Matrices of one size agree entry by entry; a tuple may stand for a column vector."""
+    wanted, given = _as_grid(gold), _as_grid(said)
+    if [len(row) for row in wanted.rows] != [len(row) for row in given.rows]:
         return False
-    pairs = zip(gold.rows, said.rows, strict=True)
-    return _all([_in_order(wanted, given) for wanted, given in pairs])
+    return _all([_in_order(one, two) for one, two in zip(wanted.rows, given.rows, strict=True)])
 
 
-def _as_grid(many: Many) -> Grid:
-    """`[[1, 2], [3, 4]]` as the matrix of those rows, a flat list as one column."""
-    if all(isinstance(item, Many) for item in many.items):
-        return Grid(tuple(item.items for item in many.items if isinstance(item, Many)))
-    return Grid(tuple((item,) for item in many.items))
+def _as_grid(shape: Shape) -> Grid:
+    """`[[1, 2], [3, 4]]` as the matrix of those rows, `(1, 2)` as one column, 1 as itself."""
+    if isinstance(shape, Grid):
+        return shape
+    if not isinstance(shape, Many):
+        return Grid(((shape,),))
+    if all(isinstance(item, Many) for item in shape.items):
+        return Grid(tuple(item.items for item in shape.items if isinstance(item, Many)))
+    return Grid(tuple((item,) for item in shape.items))
 
 
 def _same_many(gold: Many, said: Many) -> bool | None:
@@ -208,8 +222,7 @@ def _same_bag(gold: Sequence[Shape], said: Sequence[Shape]) -> bool | None:
 def _one_against_many(gold: Shape, said: Shape) -> bool | None:
     """A list of one is its item; otherwise one value never equals several."""
     many, one = (gold, said) if isinstance(gold, Many) else (said, gold)
-    if not isinstance(many, Many):
-        return None
+    assert isinstance(many, Many)
     if len(many.items) == 1:
         return _same(many.items[0], one) if many is gold else _same(one, many.items[0])
     return None if any(isinstance(item, Opaque | Words) for item in many.items) else False
@@ -252,28 +265,29 @@ def _hundredth(quantity: Quantity) -> Quantity:
 
 def _same_number(gold: Quantity, said: Quantity) -> bool | None:
     verdict = agree(gold.value, said.value)
-    if verdict is not False:
+    if verdict or gold.variables or not said.decimals or not isinstance(said.value, Fraction):
         return verdict
-    if said.decimals and isinstance(said.value, Fraction) and not gold.variables:
-        return _approximates(gold, said.value, said.decimals, said.digits)
-    return False
+    return _approximates(gold.value, said.value, said.decimals, said.digits)
 
 
-def _approximates(gold: Quantity, said: Fraction, decimals: int, digits: int) -> bool:
+def _approximates(gold: Value, said: Fraction, decimals: int, digits: int) -> bool:
     """Whether a decimal literal is the gold up to float noise, or its rounding when it has none.
 
     A gold that *is* a short decimal must be met exactly, float noise apart.
     """
-    if isinstance(gold.value, Fraction):
-        error = abs(said - gold.value)
-        noise = min(NOISE * abs(gold.value), Fraction(1, 10**6)) or Fraction(1, 10**12)
-        if said.denominator > 1 and error <= noise and (digits >= 10 or gold.value == 0):
+    if isinstance(gold, Fraction):
+        noise = NOISE * abs(gold) or NOISE
+        if said.denominator > 1 and abs(said - gold) <= noise and (digits >= 16 or gold == 0):
             return True
-        if _terminates(gold.value.denominator):
+        if _terminates(gold.denominator):
             return False
-        return digits >= MIN_DIGITS and error < Fraction(1, 10**decimals)
-    error_size = abs(gold.value[0] - complex(float(said)))
-    return digits >= MIN_DIGITS and error_size < 10.0**-decimals
+    elif gold[0].imag == 0:
+        gold = Fraction(gold[0].real)
+    else:
+        return False
+    error, step = abs(said - gold), Fraction(1, 10**decimals)
+    cut = abs(said) <= abs(gold) and error < step
+    return digits >= MIN_DIGITS and (cut or error <= step / 2)
 
 
 def _terminates(denominator: int) -> bool:

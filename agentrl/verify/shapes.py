@@ -392,7 +392,7 @@ def _peel(tokens: list[Token]) -> tuple[list[Token], _Trailer]:
         token = tokens[end - 1]
         if token.text == "%":
             percent = True
-        elif token.kind == "unit":
+        elif token.kind == "unit" or token.text == "¢":
             words.insert(0, token.text)
         elif token.kind == "text":
             words[:0] = token.text.lower().split()

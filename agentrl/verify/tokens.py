@@ -28,6 +28,9 @@ SPACE = Token("space", " ")
 THOUSANDS = Token("sym", "{,}")
 """A comma that can only separate thousands: `{,}`, `,\\!` or `\\,` between digit groups."""
 
+MAX_GROUPS = 8
+"""How many pairs of braces around a whole answer are taken off."""
+
 _TOKEN = re.compile(
     r"""(?P<cmd>\\[A-Za-z]+|\\.)
       | (?P<num>(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)(?:[eE][+-][0-9]{2,}|[eE][0-9]+(?![0-9.]))?)
@@ -110,7 +113,24 @@ def tokenise(text: str) -> list[Token]:
 
 def tidy(text: str) -> list[Token]:
     """Canonical tokens of an answer; no leading, trailing or repeated space tokens."""
-    return join_thousands(_squash(_rewrite(tokenise(text))), THOUSANDS)
+    tokens = join_thousands(_squash(_rewrite(tokenise(text))), THOUSANDS)
+    for _ in range(MAX_GROUPS):
+        if not _is_group_alone(tokens):
+            break
+        tokens = _squash(tokens[1:-1])
+    return tokens
+
+
+def _is_group_alone(tokens: list[Token]) -> bool:
+    """Whether one pair of braces holds everything."""
+    if len(tokens) < 2 or tokens[0].text != "{" or tokens[-1].text != "}":
+        return False
+    depth = 0
+    for token in tokens[:-1]:
+        depth += (token.text == "{") - (token.text == "}")
+        if depth == 0:
+            return False
+    return True
 
 
 def spell(tokens: list[Token]) -> str:
