@@ -17,7 +17,7 @@ spec.loader.exec_module(package)
 from importlib import import_module
 import_module("agentrl_sandbox.inside." + sys.argv[2]).main()
 """
-_KEPT = ("TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")
+_KEPT = ("TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONPYCACHEPREFIX")
 _SET = {
     "LANG": "C.UTF-8",
     "PATH": "/usr/bin:/bin",
@@ -43,7 +43,7 @@ def start(
     home = str(Path(__file__).resolve().parent)
     # -E would ignore the hash seed too; the environment is a list of our own, so nothing else
     # of what -I guards against can come in.
-    flags = ["-s", "-P", "-B", "-c", _BOOT, home, module]
+    flags = ["-s", "-P", "-c", _BOOT, home, module]
     return subprocess.Popen(
         [python or sys.executable, *flags, *arguments],
         env=_SET | {name: os.environ[name] for name in _KEPT if name in os.environ},

@@ -18,7 +18,7 @@ from agentrl_sandbox.inside.plan import Plan
 
 _START_S = 60.0
 _FORK_S = 20.0
-_END_S = 5.0
+_END_S = 15.0
 _STDERR_BYTES = 4000
 
 

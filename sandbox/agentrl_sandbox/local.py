@@ -31,8 +31,8 @@ class LocalPool(ForkPool):
         max_isolation: IsolationLevel = "strong",
     ) -> None:
         super().__init__(limits, python, max_sessions)
-        self._least = min_isolation
-        self._most = max_isolation
+        self._least: IsolationLevel = min_isolation
+        self._most: IsolationLevel = max_isolation
 
     async def _choose_level(self) -> IsolationLevel:
         found = await asyncio.to_thread(probe, self._python)

@@ -40,10 +40,11 @@ def _stream(fd: int) -> TextIO:
 
 def _compile(code: str, name: str) -> tuple[types.CodeType, types.CodeType | None]:
     tree = ast.parse(code, name)
-    last: types.CodeType | None = None
-    if tree.body and isinstance(tree.body[-1], ast.Expr):
-        expression = ast.Expression(tree.body.pop().value)
-        last = compile(expression, name, "eval")
+    final = tree.body[-1] if tree.body else None
+    if not isinstance(final, ast.Expr):
+        return compile(tree, name, "exec"), None
+    tree.body.pop()
+    last = compile(ast.Expression(final.value), name, "eval")
     return compile(tree, name, "exec"), last
 
 

@@ -12,6 +12,9 @@ def _remove(fd: int, name: str, serial: int) -> None:
     if not stat.S_ISDIR(os.lstat(name, dir_fd=fd).st_mode):
         os.unlink(name, dir_fd=fd)
         return
+    with contextlib.suppress(OSError):
+        os.rmdir(name, dir_fd=fd)
+        return
     os.chmod(name, 0o700, dir_fd=fd)
     inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
     try:
@@ -19,6 +22,9 @@ def _remove(fd: int, name: str, serial: int) -> None:
             children = [entry.name for entry in entries]
         for index, child in enumerate(children):
             if stat.S_ISDIR(os.lstat(child, dir_fd=inner).st_mode):
+                with contextlib.suppress(OSError):
+                    os.rmdir(child, dir_fd=inner)
+                    continue
                 os.chmod(child, 0o700, dir_fd=inner)
                 os.rename(child, f".{serial}-{index}", src_dir_fd=inner, dst_dir_fd=fd)
             else:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import struct
-from dataclasses import dataclass, field
 
 from agentrl_sandbox.inside import kernel
 from agentrl_sandbox.inside.syscalls import AUDIT_ARCH, NEWEST, NUMBERS
@@ -62,11 +61,11 @@ PINNED = "kill tgkill sched_setaffinity sched_setscheduler sched_setparam sched_
 """Allowed on the session's own process only."""
 
 
-@dataclass
 class _Program:
     """BPF instructions under construction; every rule ends in a return, so order is priority."""
 
-    code: list[tuple[int, int, int, int]] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.code: list[tuple[int, int, int, int]] = []
 
     def emit(self, operation: int, value: int, yes: int = 0, no: int = 0) -> None:
         self.code.append((operation, yes, no, value & 0xFFFFFFFF))

@@ -16,6 +16,7 @@ import selectors
 import signal
 import socket
 import sys
+import types
 from dataclasses import dataclass
 
 from agentrl_sandbox.inside import confine, kernel, namespaces, privileges, visible, wire
@@ -87,7 +88,7 @@ class Zygote:
         reader, writer = os.pipe()
         for fd in (reader, writer):
             os.set_blocking(fd, False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGCHLD, _noted)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         self._send({"op": "ready", "threads": 1, "uid": self._first_user})
         with selectors.DefaultSelector() as selector:
@@ -107,8 +108,8 @@ class Zygote:
         for pid in self._children:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        while self._children:
-            self._reap(block=True)
+        for pid in self._children:
+            os.waitpid(pid, 0)
 
     def _receive(self) -> bool:
         data, descriptors, _, _ = socket.recv_fds(self._channel, 65_536, 16)
@@ -165,10 +166,10 @@ class Zygote:
         parent = 0 if self._plan.namespaces else os.getpid()
         return confine.Quarters(user, (me, group), work, parent)
 
-    def _reap(self, *, block: bool = False) -> None:
+    def _reap(self) -> None:
         while True:
             try:
-                pid, status, usage = os.wait4(-1, 0 if block else os.WNOHANG)
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
             except ChildProcessError:
                 return
             if pid == 0:
@@ -177,7 +178,7 @@ class Zygote:
             if child is None:
                 continue
             if self._base:
-                remove_tree(child.work)
+                _sweep(child.work)
             with contextlib.suppress(OSError):
                 self._send(
                     {
@@ -192,6 +193,25 @@ class Zygote:
             socket.send_fds(self._channel, [line], handles)
         else:
             self._channel.sendall(line)
+
+
+def _sweep(folder: str) -> None:
+    """Remove a work folder; a child does what may take long, the zygote must answer."""
+    with contextlib.suppress(OSError):
+        os.rmdir(folder)
+        return
+    parent = os.getpid()
+    if os.fork() == 0:
+        try:
+            kernel.die_with_parent(parent)
+            os.closerange(3, 4096)
+            remove_tree(folder)
+        finally:
+            os._exit(0)
+
+
+def _noted(number: int, frame: types.FrameType | None) -> None:
+    """A handler must exist for the wake-up descriptor to be written to."""
 
 
 def _readable(path: str) -> None:
