@@ -138,6 +138,7 @@ class Batcher:
             raise UserError("stop strings need a tokenizer: give the engine one")
         self._waiting.append(request)
 
+    @torch.inference_mode()
     def abort(self, request_id: int) -> None:
         self._waiting = [r for r in self._waiting if r.id != request_id]
         for row in self._rows:

@@ -89,7 +89,7 @@ def _filtered(scaled: Tensor, draws: Draws) -> Tensor:
     if not len(rows):
         return scaled
     index = torch.from_numpy(rows).to(scaled.device)
-    ordered, order = scaled[index].sort(-1, descending=True, stable=True)
+    ordered, order = torch.sort(scaled[index], dim=-1, descending=True, stable=True)
     keep_k = np.where(draws.top_k[rows] > 0, draws.top_k[rows], vocab)
     ranks = torch.arange(vocab, device=scaled.device)
     ordered = ordered.masked_fill(

@@ -62,9 +62,10 @@ class ScriptedEngine:
     ) -> None:
         """
         tokenizer: needed for text and stop strings. encode: how text becomes ids instead of
-        `tokenizer.encode`, such as a renderer's `demo`, which knows control tokens. end_id: appended to replies given as text, so
-        that they end the turn. logprob: declared of every token; 0.0 is certainty. tokens_per_s:
-        simulated speed of each request; None answers at once.
+        `tokenizer.encode`, such as a renderer's `demo`, which knows control tokens. end_id: appended
+        to replies given as text, so that they end the turn. logprob: declared of every token; 0.0 is
+        certainty. tokens_per_s: simulated speed of
+        each request; None answers at once.
         """
         if logprob > 0 or (tokens_per_s is not None and tokens_per_s <= 0):
             raise UserError("logprob is at most 0 and tokens_per_s is positive")

@@ -18,7 +18,7 @@ from typing import Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from agentrl.engine.base import Sampling
 from agentrl.engine.rows import Request, Result
-from agentrl.errors import AgentRLError, EngineError, UserError
+from agentrl.errors import AgentRLError, DeadlineExceeded, EngineError, UserError
 from agentrl.transcript import Int32Array, ids_array
 
 
@@ -109,8 +109,7 @@ class EngineThread(Generic[BackendT]):
             target=self._run, args=(loop, ready), name=f"engine-{self._name}", daemon=True
         )
         self._thread.start()
-        async with asyncio.timeout(OPEN_TIMEOUT_S):
-            await ready
+        await _within(OPEN_TIMEOUT_S, ready, f"opening engine {self._name}")
 
     async def request(
         self, token_ids: Int32Array, sampling: Sampling, *, scoring: bool = False
@@ -143,15 +142,14 @@ class EngineThread(Generic[BackendT]):
                 value = function(self.backend)
             except UserError as error:
                 _post_result(loop, future, error)
-            except BaseException as error:  # noqa: BLE001 - the thread border
+            except BaseException as error:
                 _post_result(loop, future, _as_engine_error(self._name, error))
                 raise  # the thread's border ends the engine
             else:
                 _post_result(loop, future, value)
 
         self._post(_Item(run, lambda e: _post_result(loop, future, e)))
-        async with asyncio.timeout(CALL_TIMEOUT_S):
-            return await future
+        return await _within(CALL_TIMEOUT_S, future, f"a call of engine {self._name}")
 
     async def close(self) -> None:
         """Stop the thread; whoever still waits gets an EngineError. Idempotent."""
@@ -243,6 +241,14 @@ def _post_result(loop: AbstractEventLoop, future: Future[T], value: T | BaseExce
 
     with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
         loop.call_soon_threadsafe(settle)
+
+
+async def _within(seconds: float, future: Future[T], what: str) -> T:
+    try:
+        async with asyncio.timeout(seconds):
+            return await future
+    except TimeoutError as error:
+        raise DeadlineExceeded(f"{what} took more than {seconds:g} s") from error
 
 
 def _as_engine_error(name: str, error: BaseException) -> AgentRLError:
