@@ -50,7 +50,7 @@ def command(kind: str, name: str, words: tuple[str, ...], no_sandbox: bool, as_j
     if not as_json:
         click.echo(f"{len(results) - failed} of {len(results)} checks hold")
     if failed:
-        raise SystemExit(4)
+        raise click.exceptions.Exit(4)
 
 
 def _line(result: CheckResult) -> str:
@@ -120,7 +120,7 @@ async def _engine(config: RunConfig) -> Sequence[CheckResult]:
         raise UserError(f"the tokenizer of {config.model.path} encodes a question as nothing")
 
     def make() -> Any:
-        return make_engine(config, chat.tokenizer, model_path(config.model.path))
+        return make_engine(config, chat, model_path(config.model.path))
 
     tolerance = 1e-3 if config.model.dtype == "float32" else 0.1
     return await check_engine(
