@@ -122,6 +122,7 @@ class CausalLM:
 
     def save(self, folder: Path) -> None:
         """Write the model and its tokenizer in the Hugging Face layout (safetensors)."""
+        folder.mkdir(parents=True, exist_ok=True)
         with _quiet():
             self.model.save_pretrained(folder)  # pyright: ignore[reportCallIssue]
         source = Path(self.path)

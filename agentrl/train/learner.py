@@ -96,7 +96,8 @@ class Learner(Protocol):
         ...
 
     def save(self, folder: Path) -> None:
-        """Write everything `load` needs into an existing empty folder, as a Hugging Face model."""
+        """Write everything `load` needs into an existing folder, the weights and the tokenizer as a
+        Hugging Face folder `model` inside it."""
         ...
 
     def load(self, folder: Path) -> None:

@@ -1,6 +1,6 @@
 """What decides a learner's next update, and its two files in a checkpoint.
 
-The weights themselves are in the Hugging Face files beside them, stored in fp32 and so exact.
+The weights themselves are in the Hugging Face folder `model` beside them, in fp32 and so exact.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from agentrl.errors import UserError
 
+MODEL = "model"
 TENSORS = "learner.safetensors"
 SCALARS = "learner.json"
 
@@ -72,7 +73,7 @@ class LearnerState:
             tensors = load_file(folder / TENSORS)
             scalars = cast(dict[str, float], json.loads((folder / SCALARS).read_text()))
             stored: dict[str, Tensor] = {}
-            for file in sorted(folder.glob("model*.safetensors")):
+            for file in sorted((folder / MODEL).glob("*.safetensors")):
                 stored |= load_file(file)
         except (OSError, ValueError, SafetensorError) as error:
             raise UserError(
@@ -107,4 +108,4 @@ def _with_tied(stored: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict
     return {**stored, **tied}
 
 
-__all__ = ["SCALARS", "TENSORS", "LearnerState"]
+__all__ = ["MODEL", "SCALARS", "TENSORS", "LearnerState"]

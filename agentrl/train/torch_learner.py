@@ -22,7 +22,7 @@ from agentrl.engine.base import Bucket
 from agentrl.errors import RunFailed, UserError
 from agentrl.points import AuxTerm, Ctx, PolicyLoss
 from agentrl.train.causal_lm import CausalLM, Precision
-from agentrl.train.learner_state import LearnerState
+from agentrl.train.learner_state import MODEL, LearnerState
 from agentrl.train.optimizer import AdamWOptions, NamedAdamW
 from agentrl.train.token_log import TokenLog
 from agentrl.transcript import (
@@ -251,7 +251,7 @@ class TorchLearner:
 
     def save(self, folder: Path) -> None:
         """See `Learner.save`."""
-        self._lm.save(folder)
+        self._lm.save(folder / MODEL)
         self.state().write(folder)
 
     def load(self, folder: Path) -> None:

@@ -114,12 +114,14 @@ def reference_logprobs(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
 
 
 def test_two_updates_equal_a_naive_reference(tiny: Path) -> None:
-    learner = learner_of(tiny, weight_decay=0.1, max_grad_norm=0.7, warmup_steps=2)
+    learner = learner_of(tiny, weight_decay=0.1, max_grad_norm=0.7, warmup_steps=2, eps=1e-3)
     model = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32).eval()
     decayed = [p for p in model.parameters() if p.dim() >= 2]
     plain = [p for p in model.parameters() if p.dim() < 2]
     optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}], lr=0
+        [{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}],
+        lr=0,
+        eps=1e-3,
     )
     for step in range(2):
         batch = batch_of(step, temperature=0.8)
