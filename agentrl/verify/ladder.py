@@ -48,6 +48,8 @@ def ladder(gold: str, prediction: str) -> bool | None:
     if max(len(gold), len(prediction)) > MAX_CHARS:
         return None
     wanted, said = _read(gold, False), _read(prediction, True)
+    if not wanted.tokens:
+        return None
     if not said.tokens:
         return False
     if wanted.spelling == said.spelling or _same_choice(wanted.tokens, said.tokens):
@@ -102,11 +104,12 @@ def _all(verdicts: Sequence[bool | None]) -> bool | None:
 
 def _same_choice(gold: Sequence[Token], said: Sequence[Token]) -> bool:
     """Gold `(C)` and a prediction that opens with the same letter: `C.`, `(C) ellipse`."""
-    letter = plain("".join(token.text for token in gold)).upper()
-    if len(letter) != 1 or not any(token.kind == "text" or token.text == "(" for token in gold):
+    letter = "".join(token.text for token in gold).strip("() ")
+    wrapped = any(token.kind == "text" or token.text == "(" for token in gold)
+    if not wrapped or len(letter) != 1 or not letter.isupper():
         return False
-    opening = "".join(token.text for token in said[:3]).strip()
-    return opening.startswith((f"({letter})", f"{letter}.", f"{letter})", f"{letter}:"))
+    opening = [token.text for token in said[:3] if token.text != "("]
+    return len(opening) > 1 and opening[0] == letter and opening[1] in (*").:",)
 
 
 def _same_named(gold: Named, said: Named) -> bool | None:

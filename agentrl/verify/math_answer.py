@@ -65,7 +65,10 @@ class MathChecker:
     def __init__(
         self, *, deadline_s: float = 5.0, workers: int = 1, cache_size: int = 8192
     ) -> None:
-        """`deadline_s` bounds one symbolic comparison; the cache is by (gold, prediction)."""
+        """`deadline_s`: CPU seconds of one symbolic comparison, four times that in real time.
+
+        The cache is by (gold, prediction) and holds undecided verdicts too.
+        """
         if deadline_s <= 0 or workers < 1:
             raise UserError("MathChecker needs deadline_s > 0 and workers >= 1.")
         self._pool = SymbolicPool(size=workers, deadline_s=deadline_s)

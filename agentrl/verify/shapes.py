@@ -7,6 +7,7 @@ plain shape becomes `Opaque`, which equals only its own spelling.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -96,9 +97,18 @@ class Named:
     shape: Shape
 
 
+_HERALDS = ("answer", "result", "solution", "value", "total")
 _SEPARATORS = frozenset(("or", "and"))
 _OPENERS = frozenset(("(", "[", "{", "\\{", r"\begin"))
 _CLOSERS = frozenset((")", "]", "}", "\\}", r"\end"))
+_NAME = re.compile(
+    r"""\\?(?:angle|triangle|overline|vec|hat)?[ ]?\{?       # a decoration
+        (?:[A-Za-z]|[A-Z]{2,4}|\\(?!frac|sqrt|text)[a-z]{1,8}) # a letter, points, a Greek letter
+        \}?(?:_(?:\w|\{\w{1,9}\}))?'{0,3}
+        (?:\([^()=]{1,20}\))?                                # an argument
+      | \((?:[A-Za-z],){1,5}[A-Za-z]\)""",
+    re.VERBOSE,
+)
 _INFINITE = {r"\infty": 1, r"+\infty": 1, r"-\infty": -1, "oo": 1, "-oo": -1, "inf": 1, "-inf": -1}
 _MATRICES = frozenset(("pmatrix", "bmatrix", "Bmatrix", "matrix", "smallmatrix", "array"))
 _MATH_WORDS = names(
@@ -154,8 +164,10 @@ def _trimmed(tokens: list[Token]) -> list[Token]:
 
 def _without_phrase(tokens: list[Token]) -> list[Token]:
     """Drop a lead-in such as "The final answer is" or "Answer:"."""
+    heralded = False
     for i, token in enumerate(tokens[:16]):
-        if i and (token.text in (":", "is", "are", "equals")):
+        heralded |= any(word in token.text.lower() for word in _HERALDS)
+        if i and (token.text in ("is", "are", "equals") or (heralded and token.text == ":")):
             rest = _trimmed(tokens[i + 1 :])
             return _trimmed(rest[1:]) if rest and rest[0].text == ":" else rest or tokens
         if token.kind == "text" and token.text.strip().lower().endswith((" is", " are", ":")):
@@ -193,12 +205,12 @@ def _named(tokens: list[Token], nesting: int) -> Named:
 
 
 def _is_name(tokens: list[Token]) -> bool:
-    """`x`, `f(x)`, `a_1`, `\\angle ABC`, `(x, y)`, `\\text{Area}`; not `2x`, `x^2` or `x + y`."""
-    if len(tokens) > 14 or tokens[0].kind == "num":
+    """`x`, `f(x)`, `a_1`, `\\angle ABC`, `(x,y)`, words; not `2x`, `xy`, `x^2` or `x + y`."""
+    if len(tokens) > 20:
         return False
-    return all(
-        t.kind in ("word", "text", "space", "cmd", "num") or t.text in "_{}()'," for t in tokens
-    )
+    if all(token.kind in ("word", "text", "space") for token in tokens) and _is_wordy(tokens):
+        return True
+    return _NAME.fullmatch(spell(tokens)) is not None
 
 
 def _shape(tokens: list[Token], nesting: int) -> Shape:
@@ -229,9 +241,13 @@ def _equation(tokens: list[Token], nesting: int) -> Shape:
 def _many(opening: str, closing: str, pieces: Sequence[list[Token]], nesting: int) -> Shape:
     if len(pieces) > MAX_ITEMS:
         return Opaque(",".join(spell(piece) for piece in pieces))
+    named = [_named(piece, nesting + 1) for piece in pieces]
+    if opening == "" and len({item.name for item in named}) == len(named):
+        # `y = 2, x = 1` is the point (1, 2)
+        ordered = sorted(named, key=lambda item: item.name)
+        return Many("(", ")", tuple(item.shape for item in ordered))
     items: list[Shape] = []
-    for piece in pieces:
-        item = _shape(piece, nesting + 1)
+    for item in (one.shape for one in named):
         # `1 \pm 2` inside a list or set stands for two of its items
         spread = isinstance(item, Many) and item.opening == "" and opening in ("", "{")
         items.extend(item.items if spread and isinstance(item, Many) else (item,))
@@ -312,7 +328,10 @@ def _leaf(tokens: list[Token]) -> Shape:
 def _is_wordy(tokens: list[Token]) -> bool:
     """Words proper: wrapped as text, or three letters and more; `x` and `xy` are algebra."""
     return any(t.kind == "text" and t.text.strip() for t in tokens) or any(
-        t.kind == "word" and len(t.text) > 2 and t.text not in _MATH_WORDS for t in tokens
+        t.kind == "word"
+        and (len(t.text) > 2 or t.text.lower() == "no")
+        and t.text not in _MATH_WORDS
+        for t in tokens
     )
 
 
@@ -406,7 +425,7 @@ def _peel(tokens: list[Token]) -> tuple[list[Token], _Trailer]:
         end -= 1
     for name, factor in _MULTIPLIERS.items():
         if words and words[0] == name:
-            times, words = factor, words[1:]
+            times, words = times * factor, words[1:]
     percent = percent or words[:1] == ["percent"]
     words = [word.strip(".") for word in words if word.strip(".")]
     return tokens[:end], _Trailer(tuple(words), power, percent, times)

@@ -1,9 +1,10 @@
 """The child process that runs math-verify; started by `worker`, never imported by its parent.
 
 math-verify limits itself with SIGALRM, works on the main thread only and may hang in sympy or in
-one long C call. Here its own limits are off; instead a real-time timer with the default action is
-set for each request, so that the kernel ends this process a little after the parent's deadline
-even when the parent is gone. One JSON object per line in, one out.
+one long C call. Here its own limits are off; instead two kernel timers with their default action
+are set for each request: CPU time ends this process at the deadline, whatever else the machine
+does, and real time a little after the parent's patience, even when the parent is gone. One JSON
+object per line in, one out.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from typing import TextIO, TypedDict
 MEMORY_BYTES = 4 << 30
 """Address space this process may use."""
 GRACE_S = 1.0
-"""How long after the parent's deadline the kernel ends this process."""
+"""How long after the parent's patience the kernel ends this process."""
+OVERRUN = (-signal.SIGPROF, -signal.SIGALRM)
+"""Exit codes of a process that its own timers ended."""
 
 Compare = Callable[[str, str], bool | None]
 
@@ -32,7 +35,10 @@ class Request(TypedDict):
     id: int
     gold: str
     prediction: str
-    deadline_s: float
+    cpu_s: float
+    """CPU seconds after which this process ends."""
+    wall_s: float
+    """Seconds the parent waits."""
 
 
 class Reply(TypedDict):
@@ -75,14 +81,14 @@ def serve(requests: TextIO, replies: TextIO, compare: Compare) -> None:
     """Answer requests in order until the parent closes its end."""
     for line in requests:
         request: Request = json.loads(line)
-        signal.setitimer(signal.ITIMER_REAL, request["deadline_s"] + GRACE_S)
+        _arm(request["cpu_s"], request["wall_s"] + GRACE_S)
         reply = Reply(id=request["id"], correct=None, error="")
         try:
             reply["correct"] = compare(request["gold"], request["prediction"])
         except Exception as error:  # noqa: BLE001 -- sympy raises anything on a model's text
             reply["error"] = type(error).__name__
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            _arm(0, 0)
         _send(replies, reply)
 
 
@@ -92,15 +98,24 @@ def main() -> None:
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
         os.dup2(nowhere.fileno(), 1)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
     _limit_memory()
     try:
         compare = load_math_verify()
+        # the parser builds its tables on first use; that belongs to the start, not to a deadline
+        compare(r"\frac{1}{2}", "1/2")
     except ImportError as error:
         _send(replies, Reply(id=0, correct=None, error=str(error)))
         return
     _send(replies, Reply(id=0, correct=None, error=""))
     with contextlib.suppress(BrokenPipeError):
         serve(sys.stdin, replies, compare)
+
+
+def _arm(cpu_s: float, wall_s: float) -> None:
+    """Set both timers; 0 disarms them."""
+    signal.setitimer(signal.ITIMER_PROF, cpu_s)
+    signal.setitimer(signal.ITIMER_REAL, wall_s)
 
 
 def _send(replies: TextIO, reply: Reply) -> None:

@@ -1,8 +1,9 @@
 """Symbolic comparison in killable worker processes, from threads and from an event loop.
 
 Each worker is a fresh interpreter (`symbolic.main`) that answers one request at a time, as JSON
-over pipes. The parent holds the deadline: a worker that overruns is killed and replaced, and the
-outcome says so. A worker ends by itself when its parent goes: at once when idle, at its timer when
+over pipes. The deadline counts CPU time, so that a verdict does not depend on how busy the machine
+is; the parent waits `PATIENCE` times as long, then kills. Either way the worker is replaced, and
+the outcome says so. A worker ends by itself when its parent goes: at once when idle, at its timer when
 busy. Only the worker loads math-verify and sympy.
 """
 
@@ -23,9 +24,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from agentrl.errors import SetupError, WorldFault
-from agentrl.verify.symbolic import Reply, Request
+from agentrl.errors import SetupError
+from agentrl.verify.symbolic import OVERRUN, Reply, Request
 
+PATIENCE = 4.0
+"""How many times its deadline of CPU time a comparison may take in real time."""
 START_S = 60.0
 """How long a new worker may take to import sympy on a busy machine."""
 
@@ -45,8 +48,8 @@ class Outcome:
     """The exception's name when `how` is "raised"."""
 
 
-class WorkerGone(WorldFault):
-    """The worker process ended while it was needed."""
+class _WorkerGone(Exception):
+    """The worker process ended while it was needed; never leaves this module."""
 
 
 class SymbolicWorker:
@@ -90,28 +93,31 @@ class SymbolicWorker:
         self._ready = True
 
     def compare(self, gold: str, prediction: str, deadline_s: float) -> Reply:
-        """One comparison within `deadline_s`, counted from when the worker is ready.
+        """One comparison in `deadline_s` of CPU time, counted from when the worker is ready.
 
         Raises:
-            TimeoutError: the worker is still computing and must be killed.
-            WorkerGone: the worker died.
+            TimeoutError: the worker overran, and ended itself or must be killed.
+            _WorkerGone: the worker died of something else.
         """
         self.wait_ready()
-        request = Request(id=next(_ids), gold=gold, prediction=prediction, deadline_s=deadline_s)
-        deadline = time.monotonic() + deadline_s
+        wall_s = PATIENCE * deadline_s
+        request = Request(
+            id=next(_ids), gold=gold, prediction=prediction, cpu_s=deadline_s, wall_s=wall_s
+        )
+        deadline = time.monotonic() + wall_s
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(request).encode("ascii") + b"\n")
             self._process.stdin.flush()
         except OSError as error:
-            raise WorkerGone("the symbolic worker closed its pipe") from error
+            raise _WorkerGone("the symbolic worker closed its pipe") from error
         reply = self._receive(deadline)
         if reply["id"] != request["id"]:
-            raise WorkerGone("the symbolic worker answered another request")
+            raise _WorkerGone("the symbolic worker answered another request")
         return reply
 
     def end(self) -> None:
-        """Signal the process to end; a caller waiting on it sees `WorkerGone`."""
+        """Signal the process to end; a caller waiting on it sees `_WorkerGone`."""
         self._process.kill()
 
     def kill(self) -> None:
@@ -134,7 +140,9 @@ class SymbolicWorker:
                 raise TimeoutError
             chunk = os.read(fd, 65536)
             if not chunk:
-                raise WorkerGone("the symbolic worker ended")
+                if self._process.wait(timeout=START_S) in OVERRUN:
+                    raise TimeoutError
+                raise _WorkerGone("the symbolic worker ended")
             self._buffer += chunk
         line, self._buffer = self._buffer.split(b"\n", 1)
         return json.loads(line)
@@ -144,7 +152,7 @@ class SymbolicPool:
     """A few workers behind one queue; started on first use, and anew after a fork."""
 
     def __init__(self, *, size: int = 1, deadline_s: float = 5.0) -> None:
-        """`deadline_s` bounds one comparison, its queueing and the worker's start excluded."""
+        """`deadline_s`: CPU seconds of one comparison, queueing and the worker's start excluded."""
         self._size = size
         self._deadline_s = deadline_s
         self._lock = threading.Lock()
@@ -177,7 +185,7 @@ class SymbolicPool:
             return self._executor.submit(self._run, gold, prediction)
 
     def compare_now(self, gold: str, prediction: str) -> Outcome:
-        """Compare and wait; every queued request ahead costs at most one deadline."""
+        """Compare and wait; every queued request ahead takes `PATIENCE` deadlines at most."""
         return self.submit(gold, prediction).result()
 
     async def compare(self, gold: str, prediction: str) -> Outcome:
@@ -205,7 +213,7 @@ class SymbolicPool:
 
     def _hire(self) -> SymbolicWorker:
         if self._closed:
-            raise WorkerGone("the answer checker was closed")
+            raise _WorkerGone("the answer checker was closed")
         try:
             worker = SymbolicWorker()
         except OSError as error:
@@ -216,7 +224,7 @@ class SymbolicPool:
     def _replace(self, worker: SymbolicWorker) -> None:
         """Kill a worker; its successor starts importing while nobody waits for it."""
         worker.kill()
-        with self._lock, contextlib.suppress(SetupError, WorkerGone):
+        with self._lock, contextlib.suppress(SetupError, _WorkerGone):
             self._alive.discard(worker)
             self._replaced += 1
             self._idle.append(self._hire())
@@ -228,7 +236,7 @@ class SymbolicPool:
         except TimeoutError:
             self._replace(worker)
             return Outcome(None, "timeout")
-        except (WorkerGone, ValueError):
+        except (_WorkerGone, ValueError):
             self._replace(worker)
             return Outcome(None, "crashed")
         except SetupError:

@@ -68,6 +68,16 @@ EQUAL = [
     ("3", "three"),
     ("52_8", "52_{8}"),
     ("52_8", "52"),
+    ("(1,2)", "y = 2, x = 1"),
+    ("x=1, y=2", "y=2, x=1"),
+    ("500000", "5 hundred thousand"),
+    (r"\text{No}", "no."),
+    ("no", r"\text{No}"),
+    ("5", r"\angle ABC = 5"),
+    ("5", "P(A) = 5"),
+    ("5", "Area of ABC = 5"),
+    ("5", "Final Answer: 5"),
+    ("a:b", "a : b"),
 ]  # fmt: skip
 
 DIFFERENT = [
@@ -80,6 +90,9 @@ DIFFERENT = [
     (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", r"\begin{pmatrix} 1 & 2 \end{pmatrix}"),
     (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", r"\begin{pmatrix} 1 \\ 3 \end{pmatrix}"),
     (r"\text{(C)}", "D"), (r"\text{even}", "odd"), (r"\text{Evelyn}", "7"), ("7", "Evelyn"),
+    ("x=1, y=2", "x=2, y=1"),
+    ("(1,2)", "x = 2, y = 1"),
+    ("(5)", "5.7"),
     ("52_8", "52_9"), ("52_8", "42"), (r"\sqrt{2}", r"\sqrt{3}"), ("2k+2", "2k+3"), ("2k", "2n"),
     ("x^3+3x-6", "x^3-3x-6"), ("1+2i", "1-2i"), ("5.4 cents", "5.4 dollars"), ("5 cm", "5 hours"),
     (r"15\mbox{ cm}^2", r"15\text{ cm}^3"), ("50%", "5%"), ("0.5", "0.5%"), ("5", "5 million"),
@@ -98,6 +111,12 @@ OPEN = [
     ("5", "not 5"),
     (r"\frac{11}{2}", r"4\frac{3}{2}"),
     ("x = 5", "y = 5"),
+    ("a:b", "c:b"),
+    ("$", "5"),
+    (r"\frac{x}{3} = y", "y"),
+    ("x", "|x|"),
+    ("x", r"\sqrt{x^2}"),
+    (r"(0,5) \cup [5,9)", "(0,9)"),
     ("5", "5" * 5000),
 ]
 

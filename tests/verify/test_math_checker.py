@@ -59,15 +59,6 @@ def test_cheap_answers_start_no_process() -> None:
     assert (counts.cached, counts.timeouts, counts.symbolic) == (1, 0, 0)
 
 
-def test_only_the_worker_loads_sympy() -> None:
-    code = (
-        "import sys; from agentrl.verify import MathChecker\n"
-        "with MathChecker() as c: assert c.check_now('6', '3!').correct\n"
-        "assert not {'sympy', 'math_verify', 'torch', 'numpy'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)
-
-
 async def test_hangs_end_at_the_deadline_and_the_next_request_works() -> None:
     """A tower of powers and a huge factorial: None, counted, remembered; the pool goes on."""
     with MathChecker(deadline_s=1.0) as checker:
@@ -92,23 +83,27 @@ async def test_hangs_end_at_the_deadline_and_the_next_request_works() -> None:
     assert counts.checks == 6
 
 
-async def test_a_killed_worker_is_a_crash_not_a_zero() -> None:
+async def test_a_killed_worker_is_a_crash_not_a_zero_and_close_ends_its_successor() -> None:
     pool = SymbolicPool(deadline_s=10.0)
-    try:
-        assert await pool.compare("6", "3!") == Outcome(True, "answered")
-        [pid] = pool.pids
-        async with asyncio.TaskGroup() as group:
-            lost = group.create_task(pool.compare("5", "9^{9^{9^9}}"))
-            await asyncio.sleep(0.3)
-            os.kill(pid, signal.SIGKILL)
-        assert lost.result() == Outcome(None, "crashed")
-        assert await pool.compare("6", "3!") == Outcome(True, "answered")
-        assert pool.replaced == 1
-    finally:
-        pool.close()
+    assert await pool.compare("6", "3!") == Outcome(True, "answered")
+    [pid] = pool.pids
+    async with asyncio.TaskGroup() as group:
+        lost = group.create_task(pool.compare("5", "9^{9^{9^9}}"))
+        await asyncio.sleep(0.3)
+        os.kill(pid, signal.SIGKILL)
+    assert lost.result() == Outcome(None, "crashed")
+    assert await pool.compare("6", "3!") == Outcome(True, "answered")
+    assert pool.replaced == 1
+    [successor] = pool.pids
+    pool.close()
+    pool.close()
+    assert not _alive(pid)
+    assert not _alive(successor)
+    with pytest.raises(RuntimeError, match="closed"):
+        pool.submit("6", "3!")
 
 
-async def test_the_event_loop_stays_free_and_requests_queue() -> None:
+async def test_the_event_loop_stays_free_and_requests_queue(checker: MathChecker) -> None:
     """Twenty checks on one worker from twenty tasks, while a ticker keeps ticking."""
     ticks = 0
 
@@ -118,39 +113,35 @@ async def test_the_event_loop_stays_free_and_requests_queue() -> None:
             ticks += 1
             await asyncio.sleep(0.01)
 
-    with MathChecker(deadline_s=15.0) as checker:
-        async with asyncio.timeout(60):
-            ticker = asyncio.ensure_future(tick())
-            async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(checker.check(str(n), rf"\log_{{2}} {2**n}"))
-                    for n in range(1, 21)
-                ]
-            ticker.cancel()
-        assert [task.result() for task in tasks] == [Verdict(True, "symbolic")] * 20
-        assert len(checker._pool.pids) == 1
+    async with asyncio.timeout(60):
+        ticker = asyncio.ensure_future(tick())
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(checker.check(str(n), rf"\log_{{2}} {2**n}"))
+                for n in range(1, 21)
+            ]
+        ticker.cancel()
+    assert [task.result() for task in tasks] == [Verdict(True, "symbolic")] * 20
+    assert len(checker._pool.pids) == 1
     assert ticks > 20
 
 
-def test_close_is_idempotent_ends_workers_and_keeps_the_ladder() -> None:
+def test_a_closed_checker_keeps_its_ladder() -> None:
     checker = MathChecker()
-    checker.check_now("6", "3!")
-    [pid] = checker._pool.pids
     checker.close()
     checker.close()
-    with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)
-    assert checker.check_now("6", "6.0").correct is True
+    assert checker.check_now("6", "6.0") == Verdict(True, "ladder")
     with pytest.raises(RuntimeError, match="closed"):
         checker.check_now("24", "4!")
 
 
 @pytest.mark.parametrize("prediction", ["3!", "9^{9^{9^9}}"])
 def test_workers_end_with_their_parent(prediction: str) -> None:
-    """A parent killed outright, its worker idle or busy in one long computation."""
+    """A parent killed outright, its worker idle or busy; only the worker has loaded sympy."""
     code = (
         "import sys, threading, time; from agentrl.verify import MathChecker\n"
         "c = MathChecker(deadline_s=1.5); c.check_now('6', '3!')\n"
+        "assert not {'sympy', 'math_verify', 'torch', 'numpy'} & set(sys.modules)\n"
         "print(*c._pool.pids, flush=True)\n"
         f"c.check_now('5', {prediction!r}); time.sleep(60)"
     )
