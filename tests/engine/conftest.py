@@ -50,6 +50,7 @@ YARN_ROPE = {
 
 def qwen2(**changes):
     config = {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True}
+    config |= {"hidden_size": 128}  # head_dim 32, the least vLLM takes on a CPU
     return Qwen2ForCausalLM(Qwen2Config(**{**COMMON, **config, **changes}))
 
 
