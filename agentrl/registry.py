@@ -101,10 +101,16 @@ def _listed(kind: str, name: str) -> Listed:
     where = "registered in process" if local or entry is None else entry.value
     brought_by = entry.dist.name if entry is not None and entry.dist is not None else "-"
     try:
-        text = inspect.getdoc(resolve(kind, name)) or ""
+        text = _summary(resolve(kind, name))
     except SetupError as error:
         return Listed(name, where, brought_by, "", str(error))
     return Listed(name, where, brought_by, text.strip().partition("\n")[0], None)
+
+
+def _summary(found: Any) -> str:
+    """A ready-made tool describes itself; everything else has a docstring."""
+    described = None if inspect.isclass(found) else getattr(found, "description", None)
+    return described if isinstance(described, str) else inspect.getdoc(found) or ""
 
 
 @cache

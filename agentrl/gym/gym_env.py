@@ -36,7 +36,7 @@ class GymEnv(Env):
     protocol = "hermes"
 
     def __init__(
-        self, *, id: str, arguments: Mapping[str, Any] | None = None, instructions: str = ""
+        self, *, id: str = "", arguments: Mapping[str, Any] | None = None, instructions: str = ""
     ) -> None:
         """Make one episode's environment.
 
@@ -45,8 +45,10 @@ class GymEnv(Env):
             arguments: keyword arguments of `gymnasium.make`.
             instructions: the rules in words, put before the first observation.
 
-        Raises UserError on an unknown id or an action space of another kind.
+        Raises UserError on a missing or unknown id.
         """
+        if not id:
+            raise UserError("env=gym needs env.id=NAME, such as env.id=FrozenLake-v1")
         self.id = id
         self.instructions = instructions or f"You play {id}."
         self._arguments = dict(arguments or {})

@@ -1,0 +1,1 @@
+"""A package that agentrl knows only through its entry points."""
