@@ -76,8 +76,13 @@ def read_words(words: Sequence[str]) -> Words:
 
 
 def compose(words: Sequence[str]) -> RunConfig:
-    """The validated tree for a command line. Raises UserError."""
-    return validated(compose_tree(read_words(words)))
+    """The validated tree for a command line. Raises UserError.
+
+    `resume=FOLDER` starts from that run's own configuration.
+    """
+    resumed = [w.partition("=")[2] for w in words if w.startswith("resume=")]
+    stored = [f"@{folder}/config.yaml" for folder in resumed if folder not in ("", "null")]
+    return validated(compose_tree(read_words([*stored, *words])))
 
 
 def compose_tree(words: Words) -> Tree:

@@ -109,14 +109,17 @@ class RolloutConfig(Node):
 
 
 class OffPolicyConfig(Node):
-    """Correction of the engine/learner mismatch; detached, applied to the clipped loss."""
+    """Correction of the engine/learner mismatch; detached, multiplies the clipped loss."""
 
-    mode: Literal["off", "tis", "icepop"] = "off"
-    level: Literal["token", "sequence"] = "token"
-    low: float = Field(default=0.5, ge=0)
-    """Lower bound on the ratio; icepop only."""
+    level: Literal["off", "token", "sequence"] = "off"
+    low: float | None = Field(default=None, ge=0)
+    """Null truncates at `high` (TIS); a bound drops what lies outside (IcePop)."""
     high: float = Field(default=2.0, gt=0)
-    """Upper bound on the ratio."""
+    """Upper bound on the importance ratio."""
+    normalize: bool = False
+    """Divide by the batch's mean weight."""
+    old: Literal["learner", "behaviour"] = "learner"
+    """What the loss's ratio is taken against."""
 
 
 Aggregate = Literal[
@@ -138,6 +141,8 @@ class AlgoConfig(Node):
     advantage: Plugin = Plugin(name="outcome")
     loss: Plugin = Plugin(name="clip")
     aggregate: Aggregate = "token-mean"
+    aggregate_length: int | None = Field(default=None, gt=0)
+    """Constant divisor in tokens of `seq-mean-token-sum-norm` (Dr. GRPO)."""
     aux: tuple[Plugin, ...] = ()
     schedules: tuple[Plugin, ...] = ()
     offpolicy: OffPolicyConfig = OffPolicyConfig()
@@ -265,7 +270,9 @@ def build(kind: str, node: Plugin, **host: Any) -> Any:
     return maker(kind, node, **host)()
 
 
-HOST_ARGUMENTS = frozenset({"model", "tokenizer", "dtype", "seed", "deterministic", "group_size"})
+HOST_ARGUMENTS = frozenset(
+    {"model", "model_path", "tokenizer", "dtype", "seed", "deterministic", "group_size"}
+)
 """Names that the host hands in; a config never sets them as plug-in options."""
 
 

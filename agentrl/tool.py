@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from time import monotonic
-from typing import Protocol, cast, overload, runtime_checkable
+from typing import Any, Protocol, cast, overload, runtime_checkable
 
 from agentrl.context import Context
 from agentrl.errors import AgentRLError, DeadlineExceeded, ToolError
@@ -116,7 +116,7 @@ def _read_docstring(fn: ToolFunction) -> tuple[str, dict[str, str]]:
 
 
 def _schema(fn: ToolFunction, described: Mapping[str, str]) -> Mapping[str, JsonValue]:
-    from pydantic import ConfigDict, Field, create_model
+    from pydantic import BaseModel, ConfigDict, Field, create_model
 
     hints = inspect.get_annotations(fn, eval_str=True)
     fields: dict[str, tuple[object, object]] = {}
@@ -125,7 +125,8 @@ def _schema(fn: ToolFunction, described: Mapping[str, str]) -> Mapping[str, Json
             raise TypeError(f"tool {fn.__name__}: argument {name!r} needs a type annotation")
         default = ... if parameter.default is parameter.empty else parameter.default
         fields[name] = (hints[name], Field(default, description=described.get(name)))
-    model = create_model(fn.__name__, __config__=ConfigDict(extra="forbid"), **fields)  # pyright: ignore
+    config = ConfigDict(extra="forbid")
+    model: type[BaseModel] = create_model(fn.__name__, __config__=config, **cast(Any, fields))
     schema: dict[str, JsonValue] = model.model_json_schema()
     schema.pop("title", None)
     for value in cast(dict[str, dict[str, JsonValue]], schema.get("properties", {})).values():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,8 +16,8 @@ from agentrl.chat.base import Renderer, Tokenizer, ToolProtocol
 from agentrl.chat.doctor import renderer_for
 from agentrl.chat.tokenizers import load_tokenizer
 from agentrl.config import DataConfig, EnvConfig, Plugin, RunConfig, build, maker, run_folder_model
-from agentrl.data.load import load_hf, load_tasks
 from agentrl.data.source import FileTasks, GeneratedTasks
+from agentrl.data.tasks import load_hub_tasks, load_tasks
 from agentrl.engine.base import Engine, Sampling
 from agentrl.env import Env, TaskGenerator
 from agentrl.errors import UserError
@@ -25,6 +26,10 @@ from agentrl.rollout.limits import Limits, Slots
 from agentrl.rollout.loop import Parts
 from agentrl.sandbox import SandboxPool
 from agentrl.types import Task
+
+
+DRAWS = 50
+"""Draws of a generated split per wanted task, after which it is taken to have no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +73,15 @@ def open_chat(config: RunConfig, env: Env) -> Chat:
     return Chat(tokenizer, renderer, cast(ToolProtocol, protocol))
 
 
-def make_engine(config: RunConfig, tokenizer: Tokenizer, path: str) -> Engine:
-    """The engine over the weights at `path`, not yet open."""
+def make_engine(config: RunConfig, chat: Chat, path: str, tasks: Sequence[Task] = ()) -> Engine:
+    """The engine over the weights at `path`, not yet open; `tasks` are what a script may know."""
     return build(
         "engine",
         config.engine,
         model=path,
-        tokenizer=tokenizer,
+        tokenizer=chat.tokenizer,
+        renderer=chat.renderer,
+        tasks=tasks,
         dtype=config.model.dtype,
         max_context=config.env.max_tokens,
         max_batch=config.rollout.in_flight,
@@ -134,22 +141,32 @@ def eval_tasks(config: RunConfig, env: Env) -> Sequence[Task]:
     tasks = _file_tasks(config.data)
     if tasks is not None:
         return tasks[: config.eval.tasks]
-    stream = iter(_generator(env, config).tasks(config.eval.split, seed=config.seed))
+    drawn = islice(
+        _generator(env, config).tasks(config.eval.split, seed=config.seed),
+        DRAWS * config.eval.tasks,
+    )
     unique: dict[str, Task] = {}
-    for task in stream:
+    for task in drawn:
         unique.setdefault(task.id, task)
         if len(unique) == config.eval.tasks:
-            break
-    return tuple(unique.values())
+            return tuple(unique.values())
+    raise UserError(
+        f"the split {config.eval.split!r} of env {config.env.name!r} has only {len(unique)} distinct "
+        f"tasks under these options; set eval.tasks={len(unique)}"
+    )
 
 
 def _file_tasks(data: DataConfig) -> list[Task] | None:
     if data.path is not None and data.hf is not None:
         raise UserError("give data.path or data.hf, not both")
     if data.path is not None:
-        return load_tasks(data.path, layout=data.layout, limit=data.limit)
+        return load_tasks(
+            data.path, layout=data.layout, limit=data.limit, unanswered=data.unanswered
+        )
     if data.hf is not None:
-        return load_hf(data.hf, layout=data.layout, limit=data.limit)
+        return load_hub_tasks(
+            data.hf, layout=data.layout, limit=data.limit, unanswered=data.unanswered
+        )
     return None
 
 

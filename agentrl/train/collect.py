@@ -1,0 +1,145 @@
+"""One step's groups: rollouts, rewards, shaping, gating. The only control flow before the update.
+
+Shapers see the committed history plus their own group; what they write is committed once, at the
+optimiser-step boundary, for all scored groups, gated-out ones included.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from agentrl.errors import RunFailed, WorldFault
+from agentrl.evaluate.run import play
+from agentrl.history import HistoryStore, Write
+from agentrl.points import (
+    Ctx,
+    Divert,
+    Drop,
+    GroupGate,
+    Keep,
+    RewardShaper,
+    RolloutPlan,
+    Services,
+    Shaped,
+    TaskSource,
+)  # fmt: skip
+from agentrl.rewards.base import summed
+from agentrl.trajectory import Group, StopReason, Trajectory
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """The extension points that decide a step's groups."""
+
+    source: TaskSource
+    plan: RolloutPlan
+    services: Services
+    shapers: Sequence[RewardShaper] = ()
+    gate: GroupGate | None = None
+    rounds: int = 1
+    """Generation rounds a gate may ask for before the step goes on with fewer groups."""
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What a step trains on and what it learnt about the rest."""
+
+    kept: tuple[Group, ...]
+    everyone: tuple[Group, ...]
+    """All scored groups, dropped ones included."""
+    writes: tuple[Write, ...]
+    dropped: dict[str, int]
+    """Reason -> groups."""
+    rounds: int
+
+
+async def collect(method: Method, history: HistoryStore, ctx: Ctx, n_tasks: int) -> Collected:
+    """Rollouts until `n_tasks` groups are kept or the rounds are used up.
+
+    Raises RunFailed when the world failed every trajectory of a round, or the gate dropped every
+    group.
+    """
+    kept: list[Group] = []
+    everyone: list[Group] = []
+    writes: list[Write] = []
+    dropped: dict[str, int] = {}
+    rounds = 0
+    while len(kept) < n_tasks and rounds < method.rounds:
+        rounds += 1
+        tasks = method.source.next(n_tasks - len(kept), ctx)
+        groups = await play(tasks, method.plan, method.services, ctx, arrived=lambda _: None)
+        _refuse_if_all_failed(groups)
+        for group in await score(groups, method.services):
+            shaped, offered = shape(group, method.shapers, history, ctx)
+            everyone.append(shaped)
+            writes.extend(offered)
+            verdict = Keep() if method.gate is None else method.gate(shaped, history, ctx)
+            match verdict:
+                case Keep(weight=weight):
+                    kept.append(_weighted(shaped, weight))
+                case Drop(reason=reason) | Divert(reason=reason):
+                    dropped[reason] = dropped.get(reason, 0) + 1
+    if not kept:
+        raise RunFailed(
+            f"the gate dropped every group of {rounds} rounds ({dropped}); widen algo.gate or "
+            "change the tasks"
+        )
+    return Collected(tuple(kept), tuple(everyone), tuple(writes), dropped, rounds)
+
+
+def _refuse_if_all_failed(groups: Sequence[Group]) -> None:
+    failures = [t.error for group in groups for t in group.trajectories if t.error is not None]
+    if failures and len(failures) == sum(len(group.trajectories) for group in groups):
+        raise RunFailed(f"every rollout of the step failed; the first with: {failures[0]}")
+
+
+async def score(groups: Sequence[Group], services: Services) -> list[Group]:
+    """The groups with every reward function's components added; a lost judge fails a trajectory."""
+    if not services.rewards:
+        return list(groups)
+
+    async def one(trajectory: Trajectory) -> Trajectory:
+        if trajectory.error is not None:
+            return trajectory
+        try:
+            for reward in services.rewards:
+                trajectory = trajectory.scored(**await reward(trajectory, services))
+        except WorldFault as error:
+            told = f"{type(error).__name__}: {error}"
+            return replace(trajectory, stop=StopReason.ERROR, error=told)
+        return trajectory
+
+    async with asyncio.TaskGroup() as running:
+        started = [[running.create_task(one(t)) for t in g.trajectories] for g in groups]
+    return [
+        replace(group, trajectories=tuple(t.result() for t in tasks))
+        for group, tasks in zip(groups, started, strict=True)
+    ]
+
+
+def shape(
+    group: Group, shapers: Sequence[RewardShaper], history: HistoryStore, ctx: Ctx
+) -> tuple[Group, tuple[Write, ...]]:
+    """The group with its scalar (and token) rewards set, and what the shapers wish to remember."""
+    scored = replace(group, trajectories=group.scored)
+    shaped: Shaped = summed(scored)
+    writes: list[Write] = []
+    for shaper in shapers:
+        shaped = shaper(scored, shaped, history, ctx)
+        writes.extend(shaped.writes)
+    members = tuple(
+        replace(trajectory, reward=float(reward))
+        for trajectory, reward in zip(scored.trajectories, shaped.rewards_G, strict=True)
+    )
+    return replace(group, trajectories=members, token_rewards=shaped.token_rewards_GT), tuple(
+        writes
+    )
+
+
+def _weighted(group: Group, weight: float) -> Group:
+    if weight == 1.0:
+        return group
+    members = tuple(replace(t, weight=t.weight * weight) for t in group.trajectories)
+    return replace(group, trajectories=members)
