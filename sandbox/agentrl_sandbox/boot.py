@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from agentrl.errors import UserError
+
 _BOOT = """
 import importlib.util, sys
 spec = importlib.util.spec_from_file_location(
@@ -33,25 +35,31 @@ _SET = {
 
 
 def start(
-    module: str, *arguments: str, python: str | None = None, pass_fds: tuple[int, ...] = ()
+    module: str, *arguments: str, python: str | None = None, fd: int | None = None
 ) -> subprocess.Popen[bytes]:
-    """Start `agentrl_sandbox.inside.<module>.main()` in a clean interpreter.
+    """Start `agentrl_sandbox.inside.<module>.main()` in a clean interpreter that inherits `fd`.
 
     The package is loaded from its files without putting anything on the interpreter's path. stdout
-    and stderr are pipes. Raises OSError when `python` cannot be started.
+    and stderr are pipes. Raises UserError when `python` cannot be started.
     """
     home = str(Path(__file__).resolve().parent)
-    # -E would ignore the hash seed too; the environment is a list of our own, so nothing else
+    # -I would ignore the hash seed too; the environment is a list of our own, so nothing else
     # of what -I guards against can come in.
-    flags = ["-s", "-P", "-c", _BOOT, home, module]
-    return subprocess.Popen(
-        [python or sys.executable, *flags, *arguments],
-        env=_SET | {name: os.environ[name] for name in _KEPT if name in os.environ},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        pass_fds=pass_fds,
-        close_fds=True,
-        start_new_session=True,
-        cwd="/",
-    )
+    command = [python or sys.executable, "-s", "-P", "-c", _BOOT, home, module, *arguments]
+    try:
+        return subprocess.Popen(
+            command,
+            env=_SET | {name: os.environ[name] for name in _KEPT if name in os.environ},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=() if fd is None else (fd,),
+            close_fds=True,
+            start_new_session=True,
+            cwd="/",
+        )
+    except OSError as error:
+        raise UserError(
+            f"the sandbox interpreter {command[0]!r} cannot be started ({error.strerror}): set "
+            "python to the path of a Python 3.11 or later, or leave it out"
+        ) from error

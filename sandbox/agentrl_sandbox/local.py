@@ -39,9 +39,13 @@ class LocalPool(ForkPool):
         level: IsolationLevel = LEVELS[min(map(LEVELS.index, (found.level, self._most)))]
         if LEVELS.index(level) < LEVELS.index(self._least):
             raise SandboxUnavailable(remedy(found, self._least))
-        if LEVELS.index(level) < LEVELS.index("standard"):
+        if LEVELS.index(found.level) < LEVELS.index("standard"):
             _log.warning("sandbox isolation is %r: %s", level, found.why_not("standard"))
         return level
+
+    def doctor_lines(self) -> list[str]:
+        """What this machine can isolate, one line per primitive."""
+        return probe(self._python).lines()
 
 
 def remedy(found: Capabilities, wanted: IsolationLevel) -> str:

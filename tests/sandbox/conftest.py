@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -48,3 +53,75 @@ async def box(pool: LocalPool) -> AsyncIterator[Sandbox]:
     session = await pool.acquire()
     yield session
     await session.close()
+
+
+PACKAGES = (
+    "numpy numpy.libs sympy mpmath pytest _pytest pluggy iniconfig packaging pygments "
+    "pytest_asyncio py.py typing_extensions.py pytest_timeout.py"
+)
+LEFT_OUT = shutil.ignore_patterns(
+    "site-packages", "test", "tests", "idlelib", "tkinter", "ensurepip", "config-*",
+    "*.a", "turtledemo", "lib2to3",
+)  # fmt: skip
+
+
+def _same_file(source: str, target: str) -> None:
+    """A hard link where that is possible, else a copy."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+@pytest.fixture(scope="session")
+def portable_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """This interpreter with what the hostile suite needs, in a folder that anyone may read."""
+    home = Path(tempfile.mkdtemp(prefix="agentrl-python-"))
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    base = Path(sys.base_prefix)
+    (home / "bin").mkdir()
+    _same_file(os.path.realpath(sys.executable), str(home / "bin" / "python3"))
+    shutil.copytree(
+        base / "lib" / version, home / "lib" / version, ignore=LEFT_OUT,
+        copy_function=_same_file, symlinks=True,
+    )  # fmt: skip
+    for library in (base / "lib").glob("libpython*.so*"):
+        _same_file(os.path.realpath(library), str(home / "lib" / library.name))
+    _add_packages(home / "lib" / version / "site-packages")
+    home.chmod(0o755)
+    yield home / "bin" / "python3"
+    shutil.rmtree(home)
+
+
+def _add_packages(target: Path) -> None:
+    source = Path(pytest.__file__).parent.parent
+    target.mkdir()
+    for name in PACKAGES.split():
+        if (source / name).is_dir():
+            shutil.copytree(
+                source / name, target / name, copy_function=_same_file,
+                ignore=shutil.ignore_patterns("tests"),
+            )  # fmt: skip
+        elif (source / name).exists():
+            _same_file(str(source / name), str(target / name))
+    for name in ("pytest", "pytest_asyncio", "pytest_timeout"):
+        for found in source.glob(f"{name}-*.dist-info"):
+            shutil.copytree(found, target / found.name, copy_function=_same_file)
+
+
+@pytest.fixture(scope="session")
+def portable_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The sandbox, its contract and the hostile suite, in a folder that anyone may read."""
+    root = Path(__file__).parent.parent.parent
+    home = Path(tempfile.mkdtemp(prefix="agentrl-tests-"))
+    (home / "agentrl").mkdir()
+    for file in (root / "agentrl").glob("*.py"):
+        shutil.copy(file, home / "agentrl")
+    skip = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(root / "sandbox", home / "sandbox", ignore=skip)
+    (home / "tests").mkdir()
+    shutil.copytree(root / "tests" / "sandbox", home / "tests" / "sandbox", ignore=skip)
+    shutil.copy(root / "pyproject.toml", home)
+    subprocess.run(["chmod", "-R", "a+rX", str(home)], check=True)
+    yield home
+    shutil.rmtree(home)
