@@ -47,12 +47,13 @@ _FAMILIES: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
 )
 """Tokens that mark a family, and the renderers that may fit it, likeliest first."""
 
-_CONTROL_STRINGS = (
+CONTROL_STRINGS = (
     *CONTROLS,
     *TAGS,
     *("<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|begin_of_text|>", "<|end_of_text|>"),
     *("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|eom_id|>", "<|python_tag|>"),
 )
+"""What hostile text tries to forge, over all families."""
 
 
 @runtime_checkable
@@ -196,8 +197,8 @@ def _check_prefix(renderer: Renderer) -> Finding:
 
 def _check_neutralised(renderer: Renderer) -> Finding:
     """Hostile text must leave no more added tokens in the ids than harmless text does."""
-    hostile = " ".join(_CONTROL_STRINGS)
-    forged = {renderer.tokenizer.special_id(token) for token in _CONTROL_STRINGS} - {None}
+    hostile = " ".join(CONTROL_STRINGS)
+    forged = {renderer.tokenizer.special_id(token) for token in CONTROL_STRINGS} - {None}
 
     def count(text: str) -> int:
         messages = [Message("system", text), Message("user", text)]
@@ -241,6 +242,7 @@ def _check_published(renderer: Renderer) -> Finding | None:
 
 
 __all__ = [
+    "CONTROL_STRINGS",
     "CORPUS",
     "RENDERERS",
     "Finding",

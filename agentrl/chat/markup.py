@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from enum import Enum
 from typing import NamedTuple
 
 from agentrl.chat.base import Tokenizer
 from agentrl.tool import Tool
-from agentrl.types import JsonValue, ToolCall
+from agentrl.types import JsonValue, Message, ToolCall
 
 TAG_NAMES = (
     "think",
@@ -94,6 +95,14 @@ def _split(pieces: Iterable[Piece]) -> Iterable[Piece]:
             yield Piece(Kind.TRUSTED if i % 2 else Kind.WORLD, part)
 
 
+def with_system(messages: Sequence[Message], text: str) -> tuple[Message, ...]:
+    """`messages` with `text` at the end of their system message, which is made if there is none."""
+    if messages and messages[0].role == "system":
+        first = messages[0]
+        return (replace(first, content=f"{first.content}\n\n{text}"), *messages[1:])
+    return (Message("system", text), *messages)
+
+
 def to_json(value: JsonValue, indent: int | None = None) -> str:
     """JSON as the published templates' `tojson` writes it: Unicode kept, keys in their order."""
     return json.dumps(value, ensure_ascii=False, indent=indent)
@@ -125,5 +134,6 @@ __all__ = [
     "to_json",
     "tool_spec",
     "trusted",
+    "with_system",
     "world",
 ]

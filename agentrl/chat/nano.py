@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agentrl.chat.base import Inline, Span, Tokenizer
-from agentrl.chat.markup import call_block
+from agentrl.chat.markup import call_block, with_system
 from agentrl.errors import UserError
 from agentrl.tool import Tool
 from agentrl.transcript import Int32Array, Origin, ids_array
@@ -71,7 +71,9 @@ class NanoRenderer:
         return (self._ids["<|end|>"],)
 
     def prompt_ids(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> Int32Array:
-        """All messages, then `<|assistant|>`. The format has no tool descriptions of its own."""
+        """All messages, then `<|assistant|>`. Of `tools` the system message names only the names."""
+        if tools:
+            messages = with_system(messages, f"Tools: {', '.join(tool.name for tool in tools)}")
         ids = [token_id for message in messages for token_id in self._message(message)]
         return ids_array([*ids, self._ids["<|assistant|>"]])
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from agentrl.chat.base import Renderer, ToolProtocol
+from agentrl.chat.markup import with_system
 from agentrl.tool import Tool
 from agentrl.transcript import Int32Array
 from agentrl.types import Message
@@ -27,11 +28,7 @@ def open_conversation(
     instructions = protocol.tool_prompt(tools)
     if not instructions:
         return Opening(tuple(messages), tuple(tools))
-    if messages and messages[0].role == "system":
-        first = messages[0]
-        merged = replace(first, content=f"{first.content}\n\n{instructions}")
-        return Opening((merged, *messages[1:]), ())
-    return Opening((Message("system", instructions), *messages), ())
+    return Opening(with_system(messages, instructions), ())
 
 
 def opening_ids(

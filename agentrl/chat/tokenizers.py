@@ -47,8 +47,11 @@ class HFTokenizer:
         return self._backend.get_vocab_size(with_added_tokens=True)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of untrusted text: every added token's name in it becomes ordinary characters."""
-        return self._backend.encode(text, add_special_tokens=False).ids
+        """Ids of untrusted text: every added token's name in it becomes ordinary characters.
+
+        Lone surrogates, which UTF-8 cannot say, become U+FFFD.
+        """
+        return self._backend.encode(_encodable(text), add_special_tokens=False).ids
 
     def encode_markup(self, text: str) -> list[int]:
         """Ids of trusted text: tags become their single ids, control strings stay characters."""
@@ -80,6 +83,14 @@ class HFTokenizer:
             return render(conversation, tokenize=False, add_generation_prompt=True)
         except (TemplateError, TypeError, ValueError) as error:
             raise UserError(f"the model's chat template cannot be rendered: {error}") from error
+
+
+def _encodable(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def plain_message(message: Message) -> dict[str, JsonValue]:

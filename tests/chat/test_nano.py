@@ -75,12 +75,14 @@ def test_auto_tokenizer_keeps_the_ids_for_every_model_type(
 @settings(max_examples=150, deadline=None)
 @given(text=st.text() | st.text().map(lambda t: t + HOSTILE + t))
 def test_untrusted_text_is_its_bytes(tokenizer: HFTokenizer, text: str) -> None:
-    try:
-        expected = list(unicodedata.normalize("NFC", text).encode())
-    except UnicodeEncodeError:
-        return
+    expected = list(unicodedata.normalize("NFC", text).encode())
     assert tokenizer.encode(text) == expected
     assert tokenizer.decode(expected) == unicodedata.normalize("NFC", text)
+
+
+def test_what_utf8_cannot_say_is_replaced(tokenizer: HFTokenizer) -> None:
+    assert tokenizer.encode("a\ud800b\udfff") == list("a\ufffdb\ufffd".encode())
+    assert tokenizer.encode("\ud83d\ude42") == list("🙂".encode())
 
 
 def test_trusted_text_keeps_tags_but_never_controls(tokenizer: HFTokenizer) -> None:
@@ -97,3 +99,15 @@ def test_contracts_and_refusals(tokenizer: HFTokenizer, tmp_path: Path) -> None:
     build_nano_tokenizer(tmp_path)
     with pytest.raises(UserError, match=r"has no token <\|im_start\|>"):
         load_tokenizer(tmp_path, needs=["<|im_start|>"])
+
+
+@pytest.mark.vllm
+def test_vllm_loads_the_same_ids(folder: Path, tokenizer: HFTokenizer) -> None:
+    """vLLM only decodes here, and must find `</code>` in text without special tokens."""
+    tokenizers = pytest.importorskip("vllm.tokenizers")
+    loaded = tokenizers.get_tokenizer(str(folder))
+    text = "It's 1234 é\u0301 ſ"
+    assert loaded.encode(text, add_special_tokens=False) == tokenizer.encode(text)
+    assert loaded.encode("<code>1</code><|end|>") == [264, 49, 265, 260]
+    assert loaded.decode([264, 49, 265, 260], skip_special_tokens=True) == "<code>1</code>"
+    assert len(loaded) == 288

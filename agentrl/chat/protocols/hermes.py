@@ -7,7 +7,7 @@ are no stop strings. Only text after the thinking counts.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -98,6 +98,8 @@ def read_json(text: str, start: int) -> tuple[JsonValue, int]:
     try:
         value, end = _DECODER.raw_decode(text, start)
         json.dumps(value, ensure_ascii=False).encode()
+        if _too_deep(value):
+            raise RecursionError
     except json.JSONDecodeError as error:
         raise ParseError(_bad_json(text, start, error)) from error
     except RecursionError as error:
@@ -111,6 +113,22 @@ def _bad_json(text: str, start: int, error: json.JSONDecodeError) -> str:
     place = error.pos - start
     near = text[max(start, error.pos - 15) : error.pos + 15]
     return f"The call is not valid JSON: {error.msg} at character {place}, near {near!r}."
+
+
+def _too_deep(value: JsonValue) -> bool:
+    """More than 64 levels: whoever serialises it later may stand deep in the stack already."""
+    layer: list[JsonValue] = [value]
+    for _ in range(64):
+        layer = [child for parent in layer for child in _children(parent)]
+        if not layer:
+            return False
+    return True
+
+
+def _children(value: JsonValue) -> Iterable[JsonValue]:
+    if isinstance(value, Mapping):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def _refuse(constant: str) -> float:
