@@ -14,21 +14,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
-from agentrl.verify.arithmetic import Value, agree
-from agentrl.verify.shapes import (
-    Grid,
-    Many,
-    Named,
-    Numeral,
-    Opaque,
-    Quantity,
-    Shape,
-    Union,
-    Words,
-    plain,
-    shapes,
-)
-from agentrl.verify.tokens import Token, spell, tidy
+from agentrl.verify.leaves import Numeral, Opaque, Quantity, Words, plain
+from agentrl.verify.shapes import Grid, Many, Named, Shape, Union, shapes, stated
+from agentrl.verify.tokens import Token, spell, tidy, write
+from agentrl.verify.values import Value, agree
 
 MAX_CHARS = 4096
 """Longest answer, in characters, that is compared; no gold in use comes near."""
@@ -55,6 +44,11 @@ def ladder(gold: str, prediction: str) -> bool | None:
     if wanted.spelling == said.spelling or _same_choice(wanted.tokens, said.tokens):
         return True
     return _any([_same_named(one, two) for one in wanted.readings for two in said.readings])
+
+
+def latex(answer: str) -> str:
+    """The answer as plain LaTeX for a parser: no lead-in, math mode, punctuation or spacing."""
+    return write(stated(tidy(answer)))
 
 
 def canonical(answer: str) -> str:

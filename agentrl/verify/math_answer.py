@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Literal
 
 from agentrl.errors import UserError
-from agentrl.verify.ladder import MAX_CHARS, ladder
+from agentrl.verify.ladder import MAX_CHARS, ladder, latex
 from agentrl.verify.worker import Outcome, SymbolicPool
 
 How = Literal[
@@ -87,7 +87,7 @@ class MathChecker:
         verdict = self._cheap(gold, prediction)
         if verdict is None:
             assert prediction is not None
-            outcome = await self._pool.compare(gold, prediction)
+            outcome = await self._pool.compare(latex(gold), latex(prediction))
             verdict = self._settle(gold, prediction, _verdict(outcome))
         return verdict
 
@@ -96,7 +96,7 @@ class MathChecker:
         verdict = self._cheap(gold, prediction)
         if verdict is None:
             assert prediction is not None
-            outcome = self._pool.compare_now(gold, prediction)
+            outcome = self._pool.compare_now(latex(gold), latex(prediction))
             verdict = self._settle(gold, prediction, _verdict(outcome))
         return verdict
 

@@ -14,6 +14,7 @@ import importlib
 import json
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -64,9 +65,12 @@ def load_math_verify() -> Compare:
         return found
 
     def compare(gold: str, prediction: str) -> bool | None:
-        wanted = read(gold)
+        wanted = read(gold) if balanced(gold) else []
         if not any(not isinstance(one, str) for one in wanted):
             return None
+        if not balanced(prediction):
+            # `5} or {6` would close the box around it and be read as 5
+            return False
         given = read(prediction)
         return bool(
             math_verify.verify(
@@ -75,6 +79,16 @@ def load_math_verify() -> Compare:
         )
 
     return compare
+
+
+def balanced(text: str) -> bool:
+    """Whether every brace, escaped ones aside, is closed after it was opened."""
+    depth = 0
+    for piece in re.findall(r"\\.|[{}]", text, re.DOTALL):
+        depth += (piece == "{") - (piece == "}")
+        if depth < 0:
+            return False
+    return depth == 0
 
 
 def serve(requests: TextIO, replies: TextIO, compare: Compare) -> None:

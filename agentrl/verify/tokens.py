@@ -148,6 +148,20 @@ def spell(tokens: list[Token]) -> str:
     return "".join(parts)
 
 
+def write(tokens: list[Token]) -> str:
+    """LaTeX that reads as these tokens."""
+    signs = {"deg": r"^{\circ}", "%": r"\%", "$": r"\$"}
+    parts: list[str] = []
+    for token in tokens:
+        if token.kind == "text":
+            parts.append(rf"\text{{{token.text}}}")
+        elif token.kind == "unit":
+            parts.append(signs.get(token.text, token.text))
+        else:
+            parts.append(token.text + " " * (token.kind == "cmd"))
+    return "".join(parts)
+
+
 def join_thousands(tokens: list[Token], comma: Token) -> list[Token]:
     """Join `1 comma 234` (groups of exactly three digits, no spaces) into the number `1234`."""
     out: list[Token] = []

@@ -36,6 +36,9 @@ SYMBOLIC = [
     ("5", "not 5", False),
     ("5", r"\frac{5}{", False),
     ("5", "5} or \\boxed{6", False),
+    ("6", r"The answer is $3!$.", True),
+    ("y = 2x + 3", r"\boxed{y - 2x = 3}", True),
+    ("5", "5} or {6", False),
     ("5", "\ud800\x00 5", False),
 ]
 
