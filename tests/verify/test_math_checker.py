@@ -73,7 +73,7 @@ async def test_hangs_end_at_the_deadline_and_the_next_request_works() -> None:
             assert time.monotonic() - start < 5.0
             start = time.monotonic()
             assert await checker.check("5", hang) == Verdict(None, "timeout")
-            assert time.monotonic() - start < 0.2
+            assert time.monotonic() - start < 0.5
         assert await checker.check("24", "4!") == Verdict(True, "symbolic")
         counts = checker.statistics()
     # two computed and two remembered
