@@ -1,0 +1,1 @@
+"""Messages to ids and back: renderers per template family, and the protocols of tool calls."""

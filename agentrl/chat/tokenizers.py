@@ -124,7 +124,11 @@ def load_tokenizer(path: str | Path, *, needs: Sequence[str] = ()) -> HFTokenize
     try:
         load = cast("Callable[[str], PreTrainedTokenizerFast]", AutoTokenizer.from_pretrained)  # pyright: ignore[reportUnknownMemberType]
         tokenizer = load(str(path))
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except Exception as error:
+        # the Rust backend raises bare Exception for a damaged tokenizer.json
+        expected = isinstance(error, (OSError, ValueError, KeyError, ImportError))
+        if not expected and type(error) is not Exception:
+            raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"no tokenizer could be loaded from {str(path)!r} ({reason}); "

@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 import re
 import unicodedata
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agentrl.chat.markup import TAGS, assemble, control, trusted, world
+from agentrl.chat.nano import build_nano_tokenizer
 from agentrl.chat.tokenizers import HFTokenizer, load_tokenizer
 from agentrl.errors import UserError
 
@@ -111,7 +113,15 @@ def test_wrapping_leaves_the_wrapped_one_alone(qwen3_hf: Any) -> None:
     assert qwen3_hf.encode("<|im_end|><tool_call>x") == before == [151645, 151657, 87]
 
 
-def test_a_missing_tokenizer_names_the_fix(tmp_path: Any) -> None:
+def test_a_missing_tokenizer_names_the_fix(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
-    with pytest.raises(UserError, match=r"tokenizer\.json"):
+    with pytest.raises(UserError, match=r"has no vocabulary; copy tokenizer\.json"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["{}", '{"version": "1.0"', "not json"])
+def test_a_damaged_tokenizer_names_the_fix(tmp_path: Path, damage: str) -> None:
+    build_nano_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text(damage)
+    with pytest.raises(UserError, match=r"could be loaded.*give a folder that holds tokenizer"):
         load_tokenizer(tmp_path)
