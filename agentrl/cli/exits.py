@@ -7,7 +7,6 @@ Ctrl-C                           130      a closed pipe 141    a bug            
 from __future__ import annotations
 
 import errno
-import os
 import shlex
 import sys
 import traceback
@@ -27,9 +26,6 @@ def exit_code_of(error: BaseException, *, debug: bool) -> int | None:
     if isinstance(cause, click.ClickException):
         click.echo(f"error: {_usage(cause)}", err=True)
         return cause.exit_code
-    if isinstance(cause, BrokenPipeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     code = _code(cause)
     if code is None:
         return None
@@ -86,9 +82,9 @@ def farewell(stop: BaseException) -> int:
     if stop.args:
         folder = str(stop.args[0])
         again = shlex.join(["agentrl", "train", f"@{folder}/config.yaml", f"resume={folder}"])
-        click.echo(f"\nstopped; a checkpoint is written. Go on with:\n  {again}", err=True)
+        click.echo(f"stopped; a checkpoint is written. Go on with:\n  {again}", err=True)
     else:
-        click.echo("\nstopped", err=True)
+        click.echo("stopped", err=True)
     return 130
 
 

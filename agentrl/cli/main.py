@@ -82,7 +82,7 @@ def run(argv: Sequence[str]) -> int:
     try:
         code = cli.main(args=words, prog_name="agentrl", standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt) as stop:
-        return farewell(stop)
+        return farewell(stop.__cause__ or stop)  # click wraps Ctrl-C and ends its line
     except Exception as error:
         code = exit_code_of(error, debug=debug)
         if code is None:

@@ -1,0 +1,7 @@
+"""`python -m agentrl.cli`, the same as `agentrl`."""
+
+from __future__ import annotations
+
+from agentrl.cli.main import main
+
+main()

@@ -1,0 +1,67 @@
+"""Memory across steps does not depend on the order in which anything arrived."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentrl.history import HistoryStore, Write
+
+WRITES = st.lists(
+    st.builds(
+        Write,
+        namespace=st.sampled_from(["otc", "pass"]),
+        key=st.sampled_from(["a", "b"]),
+        value=st.floats(-1e6, 1e6),
+        reduce=st.just("min"),
+        uid=st.text("0123456789", min_size=1, max_size=3),
+    ),
+    max_size=12,
+    unique_by=lambda w: (w.namespace, w.key, w.uid),
+)
+
+
+@pytest.mark.parametrize("reduce", ["min", "max", "sum", "count_mean"])
+@given(data=st.data())
+def test_any_order_of_arrival_commits_the_same_bits(reduce: str, data: st.DataObject):
+    writes = [
+        Write(w.namespace, w.key, w.value, reduce, w.uid)  # type: ignore[arg-type]
+        for w in data.draw(WRITES)
+    ]
+    one, other = HistoryStore(), HistoryStore()
+    one.commit(writes)
+    other.commit(data.draw(st.permutations(writes)))
+    assert one.to_json() == other.to_json()
+
+
+@given(WRITES)
+def test_the_checkpoint_reads_back(writes: list[Write]):
+    store = HistoryStore()
+    store.commit(writes)
+    again = HistoryStore.from_json(json.loads(json.dumps(store.to_json())))
+    assert again.to_json() == store.to_json()
+
+
+def test_reduces_by_hand():
+    store = HistoryStore()
+    for value, uid in ((4.0, "0/t/0"), (2.0, "0/t/1"), (6.0, "0/t/2")):
+        for reduce in ("min", "max", "sum", "count_mean"):
+            store.commit([Write(reduce, "t", value, reduce, uid)])  # type: ignore[arg-type]
+    found = {space: store.get(space, "t") for space in ("min", "max", "sum", "count_mean")}
+    assert found == {"min": 2.0, "max": 6.0, "sum": 12.0, "count_mean": 4.0}
+    assert store.count("min", "t") == 3
+
+
+def test_unseen_is_none_not_zero():
+    assert HistoryStore().get("otc", "t") is None
+    assert HistoryStore().count("otc", "t") == 0
+
+
+def test_one_uid_commits_once_per_step_and_key():
+    store = HistoryStore()
+    twice = [Write("n", "t", 1.0, "sum", "0/t/0")] * 2
+    assert store.commit(twice) == 1
+    assert store.get("n", "t") == 1.0
