@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-ENTRIES = 4096
+ENTRIES = 2048
 """More files and folders than this count as a breach."""
 
 

@@ -19,7 +19,7 @@ from agentrl_sandbox.quota import exceeds
 GRACE_S = 0.5
 """Between the interrupt at the deadline and the kill."""
 _REAP_S = 10.0
-_POLL_S = 0.1
+_POLL_S = 0.025
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,10 +198,14 @@ class Session:
         return _Course(ending, timed_out, time.monotonic() - began)
 
     async def _guard_disk(self, child: Child, talk: Conversation) -> None:
+        pause_s = _POLL_S
         while True:
-            await asyncio.sleep(_POLL_S)
+            await asyncio.sleep(pause_s)
+            began = time.monotonic()
             if await self._too_big(child):
                 talk.end("disk")
+            # Looking at a large folder must not become the main work.
+            pause_s = min(max(_POLL_S, 5 * (time.monotonic() - began)), 4 * _POLL_S)
 
     async def _too_big(self, child: Child) -> bool:
         limit = self._terms.limits.disk_mb << 20
