@@ -202,6 +202,10 @@ class SftConfig(Node):
     lr: float = Field(default=1e-3, gt=0)
     path: str | None = None
     """A jsonl file of `messages`; null plays the environment's expert."""
+    also: Mapping[str, Any] | None = None
+    """Environment options of a second kind of demonstrations, such as `tools: none`."""
+    also_share: float = Field(default=0.15, ge=0, le=1)
+    """How much of the pool they make up."""
     architecture: Mapping[str, int | float | bool | str] | None = None
     """Shape of a fresh model; null starts from `model.path`."""
 

@@ -66,12 +66,7 @@ def assemble(
 
 def _example(config: RunConfig, env: Env) -> str:
     """Some text of the kind this run sees, for the sync probe."""
-    return setup.eval_tasks(_with_tasks(config, 1), env)[0].question
-
-
-def _with_tasks(config: RunConfig, n: int) -> RunConfig:
-    """The same run with an evaluation of `n` tasks."""
-    return config.model_copy(update={"eval": config.eval.model_copy(update={"tasks": n})})
+    return setup.eval_tasks(setup.with_tasks(config, 1), env)[0].question
 
 
 def make_learner(config: RunConfig) -> Learner:

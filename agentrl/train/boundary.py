@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
@@ -23,7 +24,7 @@ def save(
         "history": state.history.to_json(),
         "source": state.source,
         "best": state.best if state.best >= 0 else None,
-        "metrics": {k: v for k, v in state.metrics.items() if v == v},
+        "metrics": {k: None if math.isnan(v) else v for k, v in state.metrics.items()},
     }
     checkpoint.save(
         folder.checkpoints,
@@ -45,6 +46,9 @@ def load(path: Path, learner: Learner, config_hash: str) -> State:
         history=HistoryStore.from_json(cast(Mapping[str, JsonValue], stored["history"])),
         source=cast(Mapping[str, JsonValue], stored["source"]),
         best=float(best) if isinstance(best, float | int) else State().best,
-        metrics=cast(Mapping[str, float], stored["metrics"]),
+        metrics={
+            k: math.nan if v is None else v
+            for k, v in cast(Mapping[str, float | None], stored["metrics"]).items()
+        },
         saved=step,
     )

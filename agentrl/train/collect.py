@@ -25,8 +25,9 @@ from agentrl.points import (
     Shaped,
     TaskSource,
 )  # fmt: skip
-from agentrl.rewards.base import summed
+from agentrl.rewards.base import rewarded, summed
 from agentrl.trajectory import Group, StopReason, Trajectory
+from agentrl.transcript import floats_array
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class Collected:
 
     kept: tuple[Group, ...]
     everyone: tuple[Group, ...]
-    """All scored groups, dropped ones included."""
+    """All groups, dropped ones and failed trajectories included."""
     writes: tuple[Write, ...]
     dropped: dict[str, int]
     """Reason -> groups."""
@@ -58,8 +59,7 @@ class Collected:
 async def collect(method: Method, history: HistoryStore, ctx: Ctx, n_tasks: int) -> Collected:
     """Rollouts until `n_tasks` groups are kept or the rounds are used up.
 
-    Raises RunFailed when the world failed every trajectory of a round, or the gate dropped every
-    group.
+    Raises RunFailed when the world failed every trajectory of a round, or no group was kept.
     """
     kept: list[Group] = []
     everyone: list[Group] = []
@@ -69,24 +69,32 @@ async def collect(method: Method, history: HistoryStore, ctx: Ctx, n_tasks: int)
     while len(kept) < n_tasks and rounds < method.rounds:
         rounds += 1
         tasks = method.source.next(n_tasks - len(kept), ctx)
-        groups = await play(tasks, method.plan, method.services, ctx, arrived=lambda _: None)
+        played = await play(tasks, method.plan, method.services, ctx, arrived=lambda _: None)
+        groups = await score(played, method.services)
         _refuse_if_all_failed(groups)
-        for group in await score(groups, method.services):
+        for group in groups:
             shaped, offered = shape(group, method.shapers, history, ctx)
             everyone.append(shaped)
             writes.extend(offered)
-            verdict = Keep() if method.gate is None else method.gate(shaped, history, ctx)
-            match verdict:
+            match _verdict(shaped, method.gate, history, ctx):
                 case Keep(weight=weight):
                     kept.append(_weighted(shaped, weight))
                 case Drop(reason=reason) | Divert(reason=reason):
                     dropped[reason] = dropped.get(reason, 0) + 1
     if not kept:
+        told = ", ".join(f"{n} {reason}" for reason, n in sorted(dropped.items()))
         raise RunFailed(
-            f"the gate dropped every group of {rounds} rounds ({dropped}); widen algo.gate or "
-            "change the tasks"
+            f"no group of {rounds} rounds was kept ({told}); widen algo.gate or change the tasks"
         )
     return Collected(tuple(kept), tuple(everyone), tuple(writes), dropped, rounds)
+
+
+def _verdict(
+    group: Group, gate: GroupGate | None, history: HistoryStore, ctx: Ctx
+) -> Keep | Drop | Divert:
+    if not group.scored:
+        return Drop("failed")
+    return Keep() if gate is None else gate(group, history, ctx)
 
 
 def _refuse_if_all_failed(groups: Sequence[Group]) -> None:
@@ -122,19 +130,35 @@ async def score(groups: Sequence[Group], services: Services) -> list[Group]:
 def shape(
     group: Group, shapers: Sequence[RewardShaper], history: HistoryStore, ctx: Ctx
 ) -> tuple[Group, tuple[Write, ...]]:
-    """The group with its scalar (and token) rewards set, and what the shapers wish to remember."""
+    """The group with its scalar (and token) rewards set, and what the shapers wish to remember.
+
+    Shapers see only trajectories that the world did not fail; the others stay in the group, unscored.
+    """
     scored = replace(group, trajectories=group.scored)
+    if not scored.trajectories:
+        return group, ()
     shaped: Shaped = summed(scored)
     writes: list[Write] = []
     for shaper in shapers:
         shaped = shaper(scored, shaped, history, ctx)
         writes.extend(shaped.writes)
-    members = tuple(
-        replace(trajectory, reward=float(reward))
-        for trajectory, reward in zip(scored.trajectories, shaped.rewards_G, strict=True)
-    )
-    return replace(group, trajectories=members, token_rewards=shaped.token_rewards_GT), tuple(
-        writes
+    return rewarded(group, _with_failed(group, shaped)), tuple(writes)
+
+
+def _with_failed(group: Group, shaped: Shaped) -> Shaped:
+    """The verdict in the order of the whole group, zeros standing in for failed trajectories."""
+    places = [i for i, t in enumerate(group.trajectories) if t.error is None]
+    by_place = dict(zip(places, shaped.rewards_G, strict=True))
+    rewards = floats_array([by_place.get(i, 0.0) for i in range(len(group.trajectories))])
+    if shaped.token_rewards_GT is None:
+        return Shaped(rewards)
+    per_token = dict(zip(places, shaped.token_rewards_GT, strict=True))
+    return Shaped(
+        rewards,
+        tuple(
+            per_token[i] if i in per_token else floats_array([0.0] * t.n_tokens)
+            for i, t in enumerate(group.trajectories)
+        ),
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any, cast
 from agentrl.engine.base import Sampling
 from agentrl.engine.scripted import ScriptedEngine
 from agentrl.env import Env, Expert
-from agentrl.errors import RunFailed, UserError
+from agentrl.errors import EngineError, RunFailed, UserError
 from agentrl.rollout.loop import Parts, Seeds, run_episode
 from agentrl.seeds import derive
 from agentrl.train.setup import Chat
@@ -36,6 +36,8 @@ async def demonstrate(task: Task, env: Env, parts: Parts, seed: int) -> Trajecto
     turns = list(env.expert(task, seed=seed))
 
     def write(token_ids: object, sampling: Sampling, index: int) -> Sequence[int]:
+        if index == len(turns):
+            raise EngineError(f"the expert stopped after {index} turns without an ending")
         text = turns[index]
         ended = not any(text.endswith(stop) for stop in parts.protocol.stops)
         return renderer.demo(text, ended=ended).tolist()
@@ -84,7 +86,15 @@ def conversation_rows(path: Path, chat: Chat) -> list[Transcript]:
 
     Raises UserError with the line number on a row that is not a conversation.
     """
-    return [_row(messages, chat) for messages in _conversations(path)]
+    rows: list[Transcript] = []
+    for number, messages in _conversations(path):
+        try:
+            rows.append(_row(messages, chat))
+        except ValueError as error:
+            raise UserError(f"{path}:{number}: {error}") from None
+    if not rows:
+        raise UserError(f"{path} holds no conversation; give one with at least one line")
+    return rows
 
 
 def _row(messages: Sequence[Message], chat: Chat) -> Transcript:
@@ -96,7 +106,7 @@ def _row(messages: Sequence[Message], chat: Chat) -> Transcript:
         if message.role != "assistant":
             others.append(message)
             continue
-        if others:
+        if row.segments[-1].origin is Origin.DEMO or others:
             spans = renderer.delta(tuple(others), ended=True)
             row = row.append(*(Segment(s.origin, s.token_ids) for s in spans))
             others = []
@@ -106,9 +116,10 @@ def _row(messages: Sequence[Message], chat: Chat) -> Transcript:
     return row
 
 
-def _conversations(path: Path) -> Iterator[list[Message]]:
+def _conversations(path: Path) -> Iterator[tuple[int, list[Message]]]:
+    """Line number and messages of every line that is not blank."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}") from None
     for number, line in enumerate(lines, 1):
@@ -116,14 +127,19 @@ def _conversations(path: Path) -> Iterator[list[Message]]:
             continue
         try:
             messages = [_message(m) for m in json.loads(line)["messages"]]
+            if not messages:
+                raise ValueError("no messages")
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{path}:{number}: not a conversation ({type(error).__name__}: {error}); a line is "
                 '{"messages": [{"role": "user", "content": "..."}, ...]}'
             ) from None
-        if not any(m.role == "assistant" for m in messages[1:]):
-            raise UserError(f"{path}:{number}: no assistant message answers the first message")
-        yield messages
+        if messages[0].role == "assistant" or all(m.role != "assistant" for m in messages):
+            raise UserError(
+                f"{path}:{number}: no assistant message answers the first message; a conversation "
+                "starts with system or user"
+            )
+        yield number, messages
 
 
 def _message(data: object) -> Message:
@@ -131,4 +147,5 @@ def _message(data: object) -> Message:
     if fields["role"] not in ("system", "user", "assistant", "tool"):
         raise ValueError(f"unknown role {fields['role']!r}")
     calls = tuple(ToolCall(**call) for call in fields.get("tool_calls", ()))
-    return Message(fields["role"], str(fields["content"]), tool_calls=calls)
+    content = "" if fields["content"] is None else str(fields["content"])
+    return Message(fields["role"], content, tool_calls=calls)

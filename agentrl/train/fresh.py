@@ -30,6 +30,5 @@ def fresh_model(shape: Mapping[str, int | float | bool | str], folder: Path, see
         raise UserError(f"sft.architecture: {' '.join(str(error).split())}") from None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        made: object = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    model = cast(PreTrainedModel, made)
+        model = cast(PreTrainedModel, AutoModelForCausalLM.from_config(config, dtype=torch.float32))
     model.save_pretrained(folder)

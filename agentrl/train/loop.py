@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from time import monotonic
+from typing import NamedTuple
 
+from agentrl.algo.advantage import estimate
 from agentrl.algo.batch import make_batch
 from agentrl.algo.loss import Aggregate
 from agentrl.algo.offpolicy import Correction
@@ -101,6 +103,8 @@ class State:
     metrics: Mapping[str, float] = field(default_factory=dict[str, float])
     saved: int = -1
     """Step of the newest checkpoint."""
+    whole: bool = True
+    """False while the learner is ahead of `step`: what no checkpoint may hold."""
 
 
 async def train(run: Run, state: State) -> None:
@@ -109,11 +113,13 @@ async def train(run: Run, state: State) -> None:
         await open_parts(opened, run.engine, run.pool)
         try:
             await run.sync()
-            await _examine(run, state)
+            first = await _examine(run, state)
+            if first.best and state.step > 0:
+                _save(run, state, best=True)
             while state.step < run.total_steps:
                 await _step(run, state)
         finally:
-            if state.step > 0 and state.saved != state.step:
+            if state.whole and state.step > 0 and state.saved != state.step:
                 _save(run, state, best=False)
 
 
@@ -135,6 +141,7 @@ async def _step(run: Run, state: State) -> None:
     rollout_s = monotonic() - started
 
     metrics = rollout_metrics(collected.everyone) | _gate_metrics(collected)
+    state.whole = False
     metrics |= _learn(run, collected, ctx)
     state.history.commit(collected.writes)
     run.method.source.observe(collected.everyone, ctx)
@@ -144,17 +151,23 @@ async def _step(run: Run, state: State) -> None:
             run.keep(trajectory)
     state.step += 1
     state.source = run.method.source.state()
-    sampled = sum(t.n_sampled for group in collected.everyone for t in group.trajectories)
-
-    probe = await run.sync()
-    metrics |= {"probe_gap": probe, "rollout_s": rollout_s, "learner_s": learner_s}
-    metrics |= {"time_s": monotonic() - started, "tokens_per_s": sampled / rollout_s}
-    metrics |= await _examine(run, state)
     state.metrics = metrics
-    for sink in run.sinks:
-        sink.step(ctx.step, metrics)
-    if state.step % run.checkpoint_every == 0 or state.step == run.total_steps:
-        _save(run, state, best=False)
+    state.whole = True
+    sampled = sum(t.n_sampled for group in collected.everyone for t in group.trajectories)
+    metrics |= {"rollout_s": rollout_s, "learner_s": learner_s, "tokens_per_s": sampled / rollout_s}
+
+    best = False
+    try:
+        metrics["probe_gap"] = await run.sync()
+        metrics["time_s"] = monotonic() - started
+        found = await _examine(run, state)
+        metrics |= found.metrics
+        best = found.best
+    finally:  # interrupted or not, the step was taken and has its line
+        for sink in run.sinks:
+            sink.step(ctx.step, metrics)
+    if best or state.step % run.checkpoint_every == 0 or state.step == run.total_steps:
+        _save(run, state, best=best)
 
 
 def _learn(run: Run, collected: Collected, ctx: Ctx) -> dict[str, float]:
@@ -164,10 +177,10 @@ def _learn(run: Run, collected: Collected, ctx: Ctx) -> dict[str, float]:
     if patch.lr is not None:
         run.learner.set_lr(patch.lr)
     batch = make_batch(collected.kept, pad_id=PAD)
-    advantages = update.advantage(batch, ctx)
+    advantages = estimate(update.advantage, batch, ctx)
     learnt = run.learner.update(
         batch,
-        advantages * batch.weights[:, None],
+        advantages,
         loss=update.loss,
         aggregate=Aggregate(update.algo.aggregate, update.algo.aggregate_length),
         aux=update.aux,
@@ -184,26 +197,33 @@ def _gate_metrics(collected: Collected) -> dict[str, float]:
     return {"groups": float(len(collected.kept)), "rounds": float(collected.rounds)} | counts
 
 
-async def _examine(run: Run, state: State) -> dict[str, float]:
-    """Evaluate at step 0, every `every` steps and at the end; the best checkpoint is kept."""
+class Examined(NamedTuple):
+    """What a step's evaluation, if it was due, adds."""
+
+    metrics: Mapping[str, float]
+    best: bool
+    """It is better than every one before."""
+
+
+async def _examine(run: Run, state: State) -> Examined:
+    """Evaluate at step 0, every `every` steps and at the end."""
     due = state.step % run.exam.every == 0 if run.exam.every else False
     if not due and not (run.exam.every and state.step == run.total_steps):
-        return {}
+        return Examined({}, False)
     started = monotonic()
     found = await examine(run.exam, run.seed, run.total_steps)
     for sink in run.sinks:
         sink.note(f"step {state.step}: {told(found)}")
-    if found.accuracy.value > state.best:
-        state.best = found.accuracy.value
-        if state.step > 0:
-            _save(run, state, best=True)
-    return {
+    best = found.accuracy.value > state.best
+    state.best = max(state.best, found.accuracy.value)
+    metrics = {
         "eval/accuracy": found.accuracy.value,
         "eval/accuracy_low": found.accuracy.low,
         "eval/accuracy_high": found.accuracy.high,
         "eval/calls": found.calls,
         "eval_s": monotonic() - started,
     }
+    return Examined(metrics, best)
 
 
 async def examine(exam: Exam, seed: int, total_steps: int) -> EvalReport:

@@ -83,21 +83,32 @@ def append_line(path: Path, line: str) -> None:
 
 
 def keep_until(path: Path, step: int) -> None:
-    """Drop lines of steps >= `step`, and a half-written last line: what a resumed run repeats."""
+    """Drop lines of steps >= `step`, and a half-written last line: what a resumed run repeats.
+
+    Raises RunFailed when the shortened file cannot be written; the old one stays then.
+    """
     if not path.exists():
         return
-    kept: list[str] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        at = record["step"] if "step" in record else int(record["uid"].split("/", 1)[0])
-        if at < step:
-            kept.append(line + "\n")
+    kept = [line + b"\n" for line in path.read_bytes().split(b"\n") if _before(line, step)]
     temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_bytes(b"".join(kept))
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise RunFailed(
+            f"cannot write {path}: {error.strerror}; free some space and resume"
+        ) from error
+
+
+def _before(line: bytes, step: int) -> bool:
+    """Whether it is a whole line of an earlier step."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return False
+    at = record["step"] if "step" in record else int(record["uid"].split("/", 1)[0])
+    return at < step
 
 
 def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
@@ -145,7 +156,7 @@ def _stops(scored: Sequence[Trajectory]) -> dict[str, float]:
 
 
 def _flat(group: Group) -> bool:
-    return len({t.rewards["env"] for t in group.scored}) <= 1
+    return len({t.rewards["env"] for t in group.scored}) == 1
 
 
 def _share(flags: Sequence[bool]) -> float:

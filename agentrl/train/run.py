@@ -24,6 +24,7 @@ from agentrl.rollout.loop import Parts
 from agentrl.train import boundary, checkpoint, loop, setup
 from agentrl.train.assemble import assemble, make_exam, make_learner
 from agentrl.train.demos import conversation_rows
+from agentrl.train.dry_run import dry_run
 from agentrl.train.folder import RunFolder, create, fingerprint
 from agentrl.train.fresh import fresh_model
 from agentrl.train.metrics import JsonLines, Sink, append_line
@@ -159,3 +160,6 @@ def sft(config: RunConfig, *, sinks: Sequence[Sink], command: str) -> Path:
 def _silent(token_ids: Int32Array, sampling: Sampling, request: int) -> str:
     """Never asked: each demonstration brings its own script."""
     return ""
+
+
+__all__ = ["dry_run", "evaluate", "sft", "train"]

@@ -27,7 +27,6 @@ from agentrl.rollout.loop import Parts
 from agentrl.sandbox import SandboxPool
 from agentrl.types import Task
 
-
 DRAWS = 50
 """Draws of a generated split per wanted task, after which it is taken to have no more."""
 
@@ -154,6 +153,11 @@ def eval_tasks(config: RunConfig, env: Env) -> Sequence[Task]:
         f"the split {config.eval.split!r} of env {config.env.name!r} has only {len(unique)} distinct "
         f"tasks under these options; set eval.tasks={len(unique)}"
     )
+
+
+def with_tasks(config: RunConfig, n: int) -> RunConfig:
+    """The same run with an evaluation of `n` tasks."""
+    return config.model_copy(update={"eval": config.eval.model_copy(update={"tasks": n})})
 
 
 def _file_tasks(data: DataConfig) -> list[Task] | None:

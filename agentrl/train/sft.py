@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from itertools import islice
 from random import Random
 from time import monotonic
 
 from agentrl.algo.batch import demo_batch
-from agentrl.config import RunConfig
+from agentrl.config import EnvConfig, RunConfig
 from agentrl.env import TaskGenerator
 from agentrl.errors import UserError
 from agentrl.rollout.loop import Parts
@@ -23,8 +24,8 @@ from agentrl.train.demos import demonstrations
 from agentrl.train.learner import Learner
 from agentrl.train.loop import PAD
 from agentrl.train.metrics import Sink
+from agentrl.train.setup import env_factory
 from agentrl.transcript import Transcript
-from agentrl.types import Task
 
 WARMUP = 0.05
 FINAL = 0.1
@@ -42,27 +43,52 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
 
 
 async def demo_rows(config: RunConfig, parts: Parts, sinks: Sequence[Sink]) -> list[Transcript]:
-    """`sft.pool` demonstrations of the environment's expert on training tasks."""
+    """`sft.pool` demonstrations of the environment's expert on training tasks.
+
+    With `sft.also`, a share of them under other environment options comes last.
+    """
+    kinds = _kinds(config, parts)
+    total = sum(count for _, count in kinds)
+    started = last = monotonic()
+
+    def tick(done: int) -> None:
+        nonlocal last
+        if monotonic() - last > 2 or done == total:
+            last = monotonic()
+            for sink in sinks:
+                sink.note(f"{done}/{total} demonstrations in {last - started:.0f} s")
+
+    rows: list[Transcript] = []
+    async with AsyncExitStack() as opened:
+        if parts.pool is not None:
+            opened.push_async_callback(parts.pool.close)
+            await parts.pool.open()
+        for index, (kind, count) in enumerate(kinds):
+            seed = derive(config.seed, "demos", index)
+            tasks = list(islice(_generator(kind, config).tasks("train", seed=seed), count))
+            before = len(rows)
+            rows += await demonstrations(tasks, kind, seed, lambda n, b=before: tick(b + n))
+    return rows
+
+
+def _kinds(config: RunConfig, parts: Parts) -> list[tuple[Parts, int]]:
+    """The kinds of demonstrations and how many of each."""
+    sft = config.sft
+    if sft.also is None:
+        return [(parts, sft.pool)]
+    env = EnvConfig.model_validate(config.env.model_dump() | dict(sft.also))
+    n_also = round(sft.pool * sft.also_share)
+    other = replace(parts, make_env=env_factory(env))
+    return [(parts, sft.pool - n_also), (other, n_also)]
+
+
+def _generator(parts: Parts, config: RunConfig) -> TaskGenerator:
     env = parts.make_env()
     if not isinstance(env, TaskGenerator):
         raise UserError(
             f"env {config.env.name!r} generates no tasks; give sft.path=conversations.jsonl"
         )
-    tasks: list[Task] = list(islice(env.tasks("train", seed=config.seed), config.sft.pool))
-    started = last = monotonic()
-
-    def tick(done: int) -> None:
-        nonlocal last
-        if monotonic() - last > 2 or done == len(tasks):
-            last = monotonic()
-            for sink in sinks:
-                sink.note(f"{done}/{len(tasks)} demonstrations in {last - started:.0f} s")
-
-    async with AsyncExitStack() as opened:
-        if parts.pool is not None:
-            opened.push_async_callback(parts.pool.close)
-            await parts.pool.open()
-        return await demonstrations(tasks, parts, config.seed, tick)
+    return env
 
 
 def fit(

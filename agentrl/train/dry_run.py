@@ -1,0 +1,110 @@
+"""What a run would do, found out without doing it: one episode with its mask, and the memory needed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from agentrl.config import RunConfig
+from agentrl.errors import SetupError, UserError
+from agentrl.rollout.loop import Episodes, Parts, Seeds, run_episode
+from agentrl.train import setup
+from agentrl.train.assemble import make_method, make_update
+from agentrl.train.loop import open_parts
+from agentrl.trajectory import Trajectory
+from agentrl.transcript import Origin
+from agentrl.types import Task
+
+BYTES = {"float32": 4, "bfloat16": 2}
+LEARNER_BYTES = 16
+"""Of a parameter in the learner: fp32 weight, gradient and two moments."""
+
+
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """What was found out."""
+
+    spans: Sequence[tuple[Origin, str]] = ()
+    """One episode's tokens as text, run by run of equal origin; empty when none was played."""
+    memory_mb: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Estimated megabytes by what holds them; empty when the model's shape is not at hand."""
+    notes: Sequence[str] = ()
+    """What could not be tried, and why."""
+
+
+def dry_run(config: RunConfig) -> DryRun:
+    """Resolve every part; play one episode where the model's files are at hand.
+
+    Raises what `train` would raise on bad input. A model that is not downloaded is a note.
+    """
+    make_env = setup.env_factory(config.env)
+    env = make_env()
+    make_update(config)
+    notes: list[str] = []
+    try:
+        tasks: Sequence[Task] = setup.eval_tasks(setup.with_tasks(config, 1), env)
+    except UserError as error:
+        if config.data.path is None and config.data.hf is None:
+            raise
+        tasks = ()
+        notes.append(f"no task was read: {error}")
+    path = setup.model_path(config.model.path)
+    if not Path(path).is_dir():
+        notes.append(
+            f"{path} is not on this disk; its chat template, memory and one episode are checked "
+            "when the run downloads it"
+        )
+        return DryRun(notes=notes)
+    chat = setup.open_chat(config, env)
+    try:
+        engine = setup.make_engine(config, chat, path, tasks)
+    except SetupError as error:
+        return DryRun(memory_mb=memory(config, path), notes=[*notes, str(error)])
+    parts = setup.make_parts(config, chat, make_env, engine, config.rollout.temperature)
+    episodes = Episodes(parts, seed=config.seed)
+    make_method(config, setup.train_source(config, env), parts)
+    if not tasks:
+        return DryRun(memory_mb=memory(config, path), notes=notes)
+    played = asyncio.run(_play(tasks[0], parts, episodes.seeds(tasks[0], 0, 0)))
+    if played.error is not None:
+        notes.append(f"the episode failed: {played.error}")
+    spans = [
+        (segment.origin, chat.tokenizer.decode(segment.token_ids))
+        for row in played.rows
+        for segment in row.segments
+    ]
+    return DryRun(spans, memory(config, path), notes)
+
+
+async def _play(task: Task, parts: Parts, seeds: Seeds) -> Trajectory:
+    async with AsyncExitStack() as opened:
+        await open_parts(opened, parts.engine, parts.pool)
+        return await run_episode(task, parts, uid="dry-run", sibling=0, seeds=seeds)
+
+
+def memory(config: RunConfig, path: str) -> dict[str, float]:
+    """Megabytes of a training run: learner, engine weights and KV cache of all rows in flight.
+
+    Activations are left out: they follow `learner.micro_tokens`.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+    shape = cast(Any, AutoConfig.from_pretrained(path))
+    with torch.device("meta"):
+        model = cast(PreTrainedModel, AutoModelForCausalLM.from_config(shape))
+    n_parameters = sum(p.numel() for p in model.parameters())
+    size = BYTES[config.model.dtype]
+    heads = getattr(shape, "num_key_value_heads", None) or shape.num_attention_heads
+    width = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
+    per_token = 2 * shape.num_hidden_layers * heads * width * size
+    rows = min(config.rollout.in_flight, config.train.tasks_per_step * config.rollout.group_size)
+    return {
+        "learner: weights, gradients, AdamW moments": n_parameters * LEARNER_BYTES / 2**20,
+        "engine: weights": n_parameters * size / 2**20,
+        f"engine: KV cache of {rows} rows": rows * config.env.max_tokens * per_token / 2**20,
+    }
