@@ -7,6 +7,7 @@ digits, which is exact. A line of another `schema_version` is refused.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -19,11 +20,16 @@ from agentrl.transcript import Float32Array, Origin, Segment, Transcript
 from agentrl.types import JsonValue, Message, Task, ToolCall
 
 SCHEMA_VERSION = 1
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def to_line(trajectory: Trajectory) -> str:
-    """One line of JSON, without the newline."""
-    return json.dumps(to_json(trajectory), ensure_ascii=False, separators=(",", ":"))
+    """One line of JSON, without the newline.
+
+    Lone surrogates (a model may spell them in JSON) stay escaped: UTF-8 has no bytes for them.
+    """
+    line = json.dumps(to_json(trajectory), ensure_ascii=False, separators=(",", ":"))
+    return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
 
 
 def from_line(line: str) -> Trajectory:

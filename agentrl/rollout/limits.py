@@ -13,6 +13,9 @@ from agentrl.context import LimiterStatistics
 from agentrl.env import Observation
 from agentrl.sandbox import Sandbox, SandboxPool
 
+CUT = "\ufffd"
+"""What the bytes of an unfinished character decode to."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -111,7 +114,9 @@ def clip_text(text: str, budget: int, tokenizer: Tokenizer) -> str:
     dots = tokenizer.encode("...")
     room = max(0, budget - len(dots))
     head, tail = ids[: room // 2], ids[len(ids) - (room - room // 2) :]
-    return tokenizer.decode(head) + "..." + tokenizer.decode(tail)
+    # A character cut in two would decode to U+FFFD, which takes more tokens than were cut.
+    before, after = tokenizer.decode(head).rstrip(CUT), tokenizer.decode(tail).lstrip(CUT)
+    return before + "..." + after
 
 
 def clip_observation(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from time import monotonic
 from typing import TypeVar
@@ -19,7 +20,7 @@ from agentrl.chat.opening import open_conversation
 from agentrl.context import Context, Limiter
 from agentrl.engine.base import Engine, Generation, Sampling
 from agentrl.env import Action, Env, StepResult
-from agentrl.errors import AgentRLError, EngineError, WorldFault
+from agentrl.errors import AgentRLError, DeadlineExceeded, EngineError, ModelFault, WorldFault
 from agentrl.points import Ctx
 from agentrl.rollout.limits import Lease, Limits, Slots, clip_observation
 from agentrl.rollout.recorder import Recorder
@@ -80,13 +81,10 @@ async def run_episode(
         async with asyncio.timeout(limit_s):
             stop = await _play(env, ctx, parts, recorder, seeds)
         trajectory = recorder.finish(stop)
-    except TimeoutError as error:
-        if isinstance(error, WorldFault):
-            trajectory = recorder.finish(StopReason.ERROR, _told(error))
-        else:
-            trajectory = recorder.finish(StopReason.DEADLINE)
     except WorldFault as error:
         trajectory = recorder.finish(StopReason.ERROR, _told(error))
+    except TimeoutError:
+        trajectory = _out_of_time(recorder, limit_s)
     finally:
         await asyncio.shield(_close(env, lease, parts.limits.close_s))
     return trajectory
@@ -96,22 +94,36 @@ def _told(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
+def _out_of_time(recorder: Recorder, limit_s: float | None) -> Trajectory:
+    """A deadline before the first prompt leaves nothing to train on: the world was too slow."""
+    if len(recorder.row):
+        return recorder.finish(StopReason.DEADLINE)
+    slow = DeadlineExceeded(f"the environment did not start within {limit_s:g} s")
+    return recorder.finish(StopReason.ERROR, _told(slow))
+
+
 async def _close(env: Env, lease: Lease, close_s: float) -> None:
     try:
-        async with asyncio.timeout(close_s):
-            await _of_env(env.close())
-    except (TimeoutError, WorldFault):
-        pass  # the verdict is in; the lease below ends whatever still runs
+        await _within(close_s, _of_env(env.close()))
     finally:
-        await lease.close()
+        await _within(close_s, lease.close())
+
+
+async def _within(close_s: float, closing: Awaitable[None]) -> None:
+    """Await a release; the verdict is in, so the world's failures no longer matter."""
+    with suppress(TimeoutError, WorldFault):
+        async with asyncio.timeout(close_s):
+            await closing
 
 
 async def _of_env(call: Awaitable[T]) -> T:
     """Await a call into the environment; what it raises of its own becomes an EnvFault."""
     try:
         return await call
-    except (AgentRLError, TimeoutError):
-        raise
+    except AgentRLError as error:
+        if not isinstance(error, ModelFault):
+            raise
+        raise EnvFault(f"the environment let {type(error).__name__} pass: {error}") from error
     except Exception as error:
         raise EnvFault(f"the environment raised {type(error).__name__}: {error}") from error
 
@@ -142,7 +154,7 @@ async def _play(
             recorder.unreadable(action)
         if unreadable > parts.limits.max_parse_errors:
             return StopReason.PARSE_ERRORS
-        if len(recorder.calls) + len(action.tool_calls) > parts.limits.max_calls:
+        if recorder.n_calls + len(action.tool_calls) > parts.limits.max_calls:
             return StopReason.MAX_CALLS
         result = await _of_env(env.step(action))
         if _record(result, action, generation, recorder, parts):

@@ -98,6 +98,11 @@ class Recorder:
                 )
             )
 
+    @property
+    def n_calls(self) -> int:
+        """Calls answered so far; an action that could not be read called nothing."""
+        return sum(call.error != "parse" for call in self.calls)
+
     def unreadable(self, action: Action) -> None:
         """A ledger line for an action that could not be read."""
         self.calls.append(
