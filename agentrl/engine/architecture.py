@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from agentrl.errors import UserError
 
@@ -111,11 +112,12 @@ def model_folder(model: str | Path) -> Path:
     path = Path(model)
     if path.is_dir():
         return path
-    from huggingface_hub import snapshot_download
+    import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = snapshot_download(str(model), allow_patterns=["*.json", "*.safetensors", "*.txt"])
+        download = cast("Callable[..., str]", huggingface_hub.snapshot_download)
+        folder = download(str(model), allow_patterns=["*.json", "*.safetensors", "*.txt"])
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise UserError(
             f"model {str(model)!r} is neither a folder here nor a hub id that can be downloaded "

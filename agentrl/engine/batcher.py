@@ -250,14 +250,14 @@ class Batcher:
         if drawn is None:
             return self._scored(plan)
         ids, logprobs = drawn.token_ids.tolist(), drawn.logprobs.tolist()
-        entropies = drawn.entropies.tolist() if drawn.entropies is not None else None
+        entropies: list[float] = [] if drawn.entropies is None else drawn.entropies.tolist()
         finished: list[Finished] = []
         for i, (row, _, target) in enumerate(plan.wanted):
             if target >= 0:
                 row.logprobs.append(logprobs[i])
                 continue
-            wants = entropies is not None and row.request.sampling.entropies
-            row.extend(ids[i], logprobs[i], entropies[i] if wants else None, self.version)
+            entropy = entropies[i] if row.request.sampling.entropies else None
+            row.extend(ids[i], logprobs[i], entropy, self.version)
             self._generated += 1
             end = row.ended()
             if end is not None:

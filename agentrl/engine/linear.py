@@ -20,7 +20,7 @@ PROBED_ROWS = (8, 9, 15, 24, 64, 100, 192, 384)
 
 
 class Linear:
-    """y = x W^T + b over rows [n, in] -> [n, out]; `pack` must follow every change of the weight."""
+    """y = x W^T + b over rows [n, in] -> [n, out]; `pack` follows every change of the weight."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, *, packed: bool) -> None:
         self.weight = weight
@@ -28,7 +28,6 @@ class Linear:
         self.bias = bias
         self.packed = packed
         self._forward: Callable[[Tensor], Tensor] = self._plain
-        self.pack()
 
     def pack(self) -> None:
         """Take up the weight's present values."""

@@ -52,9 +52,10 @@ def draw(logits: Tensor, draws: Draws) -> Drawn:
     logprobs = torch.log_softmax(scaled, -1)
     picks = _picks(logits, scaled, draws)
     chosen = logprobs.gather(1, picks[:, None])[:, 0]
-    entropies = None
+    entropies: Float32Array | None = None
     if draws.entropies:
-        entropies = torch.special.entr(torch.softmax(scaled, -1)).sum(-1).cpu().numpy()
+        terms: Tensor = torch.special.entr(torch.softmax(scaled, -1))
+        entropies = terms.sum(-1).cpu().numpy()
     return Drawn(picks.cpu().numpy().astype(np.int32), chosen.cpu().numpy(), entropies)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 
@@ -20,7 +21,7 @@ from agentrl.engine.cache import Cache
 from agentrl.engine.decoder import Decoder
 from agentrl.engine.linear import can_pack, invariant_rows
 from agentrl.engine.stops import Decodes
-from agentrl.engine.weights import Weights, read_safetensors
+from agentrl.engine.weights import Weights, read_safetensors, safetensors_files
 from agentrl.engine.worker import EngineThread
 from agentrl.errors import SetupError, UserError
 from agentrl.transcript import Float32Array, Int32Array
@@ -133,7 +134,7 @@ def _load(settings: _Settings) -> Batcher:
     if torch.get_num_threads() != settings.threads:
         torch.set_num_threads(settings.threads)
     folder = model_folder(settings.model)
-    config = AutoConfig.from_pretrained(folder)
+    config = cast(Any, AutoConfig).from_pretrained(folder)  # transformers configs are untyped
     shape = read_architecture(config, str(settings.model))
     dtype, device = DTYPES[settings.dtype], torch.device(settings.device)
     max_context = settings.max_context or min(shape.max_positions, DEFAULT_MAX_CONTEXT)
@@ -142,8 +143,9 @@ def _load(settings: _Settings) -> Batcher:
             f"engine.max_context {max_context} is more than the model's "
             f"{shape.max_positions} positions: lower it"
         )
+    files = safetensors_files(folder)
     weights = Weights(shape, dtype=dtype, device=device, packed=can_pack(device, dtype))
-    for bucket in read_safetensors(folder):
+    for bucket in read_safetensors(files):
         weights.put(bucket)
     weights.seal()
     heads = _proven_heads(weights, max_context) if settings.deterministic else None

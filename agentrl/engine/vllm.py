@@ -20,6 +20,7 @@ from agentrl.engine.architecture import model_folder
 from agentrl.engine.base import Bucket, EngineStatistics, Generation, Sampling, StopKind
 from agentrl.engine.rows import Request
 from agentrl.engine.stops import Decodes, StopMatcher
+from agentrl.engine.weights import safetensors_files
 from agentrl.engine.worker import EngineThread, Finished
 from agentrl.errors import EngineError, SetupError, UserError
 from agentrl.transcript import Float32Array, Int32Array
@@ -361,10 +362,8 @@ def _parameters(folder: Path) -> tuple[set[str], bool]:
     from transformers import AutoConfig
 
     names: set[str] = set()
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, "pt") as opened:
-            names.update(opened.keys())
-    if not names:
-        raise UserError(f"{folder} holds no *.safetensors: save the model with save_pretrained")
-    tied = bool(AutoConfig.from_pretrained(folder).tie_word_embeddings)
+    for file in safetensors_files(folder):
+        with cast(Any, safe_open(file, "pt")) as opened:
+            names.update(cast("list[str]", opened.keys()))
+    tied = bool(cast(Any, AutoConfig).from_pretrained(folder).tie_word_embeddings)
     return names - ({HEAD} if tied else set()), tied

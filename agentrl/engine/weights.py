@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -172,17 +173,23 @@ class Weights:
         return torch.zeros(*size, dtype=self.dtype, device=self.device)
 
 
-def read_safetensors(folder: Path) -> Iterator[Bucket]:
-    """The parameters saved in a model folder, one file at a time.
+def safetensors_files(folder: Path) -> list[Path]:
+    """The files a model's parameters are saved in.
 
-    Raises UserError when there is no safetensors file.
+    Raises UserError when there is none.
     """
-    from safetensors.torch import load_file
-
     files = sorted(folder.glob("model*.safetensors"))
     if not files:
         raise UserError(
             f"{folder} holds no model*.safetensors: save the model with save_pretrained"
         )
+    return files
+
+
+def read_safetensors(files: Iterable[Path]) -> Iterator[Bucket]:
+    """The parameters saved in each file."""
+    import safetensors.torch
+
+    load = cast("Callable[[Path], dict[str, Tensor]]", safetensors.torch.load_file)
     for file in files:
-        yield load_file(file)
+        yield load(file)

@@ -14,6 +14,7 @@ import queue
 import threading
 from asyncio import AbstractEventLoop, Future
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from agentrl.engine.base import Sampling
@@ -122,13 +123,13 @@ class EngineThread(Generic[BackendT]):
         loop = asyncio.get_running_loop()
         future: Future[Result] = loop.create_future()
         waiter = (loop, future)
-        self._post(_Item(lambda: self._submit(request, waiter), lambda e: _post_result(*waiter, e)))
+        self._post(_Item(partial(self._submit, request, waiter), partial(_post_result, *waiter)))
         try:
             # The rollout's own deadline cancels this wait, and with it the request.
             return await future
         except asyncio.CancelledError:
             with contextlib.suppress(EngineError):
-                self._post(_Item(lambda: self._abort(request.id), _nothing))
+                self._post(_Item(partial(self._abort, request.id), _nothing))
             raise
 
     async def call(self, function: Callable[[BackendT], T]) -> T:
@@ -148,7 +149,7 @@ class EngineThread(Generic[BackendT]):
             else:
                 _post_result(loop, future, value)
 
-        self._post(_Item(run, lambda e: _post_result(loop, future, e)))
+        self._post(_Item(run, partial(_post_result, loop, future)))
         return await _within(CALL_TIMEOUT_S, future, f"a call of engine {self._name}")
 
     async def close(self) -> None:

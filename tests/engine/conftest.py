@@ -77,7 +77,7 @@ def randomise(model, seed: int):
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, p in model.named_parameters():
-            noise = torch.randn(p.shape, generator=generator) * 0.15
+            noise = torch.randn(p.shape, generator=generator) * 0.08
             p.copy_(noise + 1 if "norm" in name else noise)
     return model.eval()
 
