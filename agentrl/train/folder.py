@@ -54,7 +54,12 @@ class RunFolder:
         """The run's resolved configuration. Raises UserError when the folder is not a run."""
         if not (self.path / "run.json").is_file():
             raise UserError(f"{self.path} is not a run folder: it has no run.json")
-        written = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        try:
+            written = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(
+                f"{self.path}/run.json is damaged ({error}); start a new run with another dir="
+            ) from None
         if written.get("schema_version") != SCHEMA_VERSION:
             raise UserError(
                 f"{self.path} was written with schema_version {written.get('schema_version')}, this "
@@ -63,24 +68,25 @@ class RunFolder:
         return validated(read_yaml(self.path / "config.yaml"))
 
 
-def create(config: RunConfig, command: str) -> RunFolder:
-    """Make the folder and write what explains it.
-
-    Raises UserError when `dir` already holds a run, RunFailed when it cannot be written.
-    """
+def planned(config: RunConfig) -> RunFolder:
+    """Where a new run will write; nothing is made yet. Raises UserError when a run is there."""
     path = Path(config.dir) if config.dir else Path("runs") / _name(config)
-    folder = RunFolder(path)
     if (path / "run.json").exists():
         raise UserError(
             f"{path} already holds a run; choose another dir=, or go on with resume={path}"
         )
+    return RunFolder(path)
+
+
+def create(folder: RunFolder, config: RunConfig, command: str) -> None:
+    """Make the folder and write what explains it. Raises RunFailed when it cannot be written."""
+    path = folder.path
     try:
         folder.checkpoints.mkdir(parents=True, exist_ok=True)
         (path / "config.yaml").write_text(dump(config), encoding="utf-8")
         (path / "run.json").write_text(_about(config, command), encoding="utf-8")
     except OSError as error:
         raise RunFailed(f"cannot write the run folder {path}: {error.strerror}") from error
-    return folder
 
 
 def fingerprint(config: RunConfig) -> str:

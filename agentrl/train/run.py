@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -25,7 +25,7 @@ from agentrl.train import boundary, checkpoint, loop, setup
 from agentrl.train.assemble import assemble, make_exam, make_learner
 from agentrl.train.demos import conversation_rows
 from agentrl.train.dry_run import dry_run
-from agentrl.train.folder import RunFolder, create, fingerprint
+from agentrl.train.folder import RunFolder, create, fingerprint, planned
 from agentrl.train.fresh import fresh_model
 from agentrl.train.metrics import JsonLines, Sink, append_line
 from agentrl.train.sft import demo_rows, fit
@@ -43,22 +43,33 @@ def train(config: RunConfig, *, sinks: Sequence[Sink], command: str) -> Path:
 
     Raises UserError, SetupError or RunFailed; an interrupt leaves a checkpoint behind.
     """
-    config, folder, found = _folder(config, command)
+    folder, found = _folder(config)
     run, state = assemble(config, folder, sinks, found)
-    for sink in run.sinks:
-        sink.start(run.total_steps, summary(config, folder))
-    try:
+    if found is None:
+        create(folder, config, command)
+    with _reporting(run.sinks, run.total_steps, summary(config, folder)):
         asyncio.run(loop.train(run, state))
-    finally:
-        for sink in run.sinks:
-            sink.close()
     return folder.path
 
 
-def _folder(config: RunConfig, command: str) -> tuple[RunConfig, RunFolder, Path | None]:
-    """The run's folder and, when resuming, its newest checkpoint."""
+@contextmanager
+def _reporting(
+    sinks: Sequence[Sink], total_steps: int, summary: Mapping[str, str]
+) -> Generator[None]:
+    """Start the sinks, and close them whatever happens."""
+    try:
+        for sink in sinks:
+            sink.start(total_steps, summary)
+        yield
+    finally:
+        for sink in sinks:
+            sink.close()
+
+
+def _folder(config: RunConfig) -> tuple[RunFolder, Path | None]:
+    """The run's folder, not yet made when new, and the newest checkpoint to resume from."""
     if config.resume is None:
-        return config, create(config, command), None
+        return planned(config), None
     folder = RunFolder(Path(config.resume))
     stored = folder.config()
     if fingerprint(stored) != fingerprint(config):
@@ -69,7 +80,7 @@ def _folder(config: RunConfig, command: str) -> tuple[RunConfig, RunFolder, Path
     found = checkpoint.latest(folder.checkpoints)
     if found is None:
         raise UserError(f"{folder.path} holds no checkpoint yet; start it again with another dir=")
-    return config, folder, found
+    return folder, found
 
 
 def summary(config: RunConfig, folder: RunFolder) -> dict[str, str]:
@@ -86,6 +97,7 @@ def summary(config: RunConfig, folder: RunFolder) -> dict[str, str]:
 
 def evaluate(config: RunConfig, *, sinks: Sequence[Sink], command: str) -> EvalReport:
     """Play the evaluation's tasks; every trajectory and the report go to the run folder."""
+    folder = planned(config)
     make_env = setup.env_factory(config.env)
     env = make_env()
     tasks = setup.eval_tasks(config, env)
@@ -93,15 +105,13 @@ def evaluate(config: RunConfig, *, sinks: Sequence[Sink], command: str) -> EvalR
     path = setup.model_path(config.model.path)
     engine = setup.make_engine(config, chat, path, tasks)
     parts = setup.make_parts(config, chat, make_env, engine, config.eval.temperature)
-    folder = create(config, command)
-    for sink in sinks:
-        sink.start(len(tasks), summary(config, folder))
-    groups = asyncio.run(_played(config, env, tasks, parts, folder, sinks))
-    found = report(groups)
-    (folder.path / "report.json").write_text(json.dumps(found.to_json(), indent=2) + "\n")
-    for sink in sinks:
-        sink.note(loop.told(found))
-        sink.close()
+    create(folder, config, command)
+    with _reporting(sinks, len(tasks), summary(config, folder)):
+        groups = asyncio.run(_played(config, env, tasks, parts, folder, sinks))
+        found = report(groups)
+        (folder.path / "report.json").write_text(json.dumps(found.to_json(), indent=2) + "\n")
+        for sink in sinks:
+            sink.note(loop.told(found))
     return found
 
 
@@ -133,28 +143,29 @@ async def _played(
 
 def sft(config: RunConfig, *, sinks: Sequence[Sink], command: str) -> Path:
     """Supervised training on demonstrations or stored conversations; returns the run folder."""
-    make_env = setup.env_factory(config.env)
-    folder = create(config, command)
+    folder, asked = planned(config), config
+    env = setup.env_factory(config.env)()
     with TemporaryDirectory() as fresh:
         if config.sft.architecture is not None:
             fresh_model(config.sft.architecture, Path(fresh), config.seed)
             model = config.model.model_copy(update={"path": fresh})
             config = config.model_copy(update={"model": model})
-        chat = setup.open_chat(config, make_env())
+        chat = setup.open_chat(config, env)
         learner = make_learner(config)
-        for sink in sinks:
-            sink.start(config.sft.steps, summary(config, folder))
-        if config.sft.path is not None:
-            rows = conversation_rows(Path(config.sft.path), chat)
-        else:
-            engine = ScriptedEngine(_silent, tokenizer=chat.tokenizer)
-            parts = setup.make_parts(config, chat, make_env, engine, temperature=1.0)
-            rows = asyncio.run(demo_rows(config, parts, sinks))
-        fit(config, learner, rows, [JsonLines(folder.metrics), *sinks])
-        boundary.save(config, folder, learner, loop.State(step=config.sft.steps), best=False)
-    for sink in sinks:
-        sink.close()
+        stored = config.sft.path and conversation_rows(Path(config.sft.path), chat)
+        create(folder, asked, command)
+        with _reporting(sinks, config.sft.steps, summary(config, folder)):
+            rows = stored or asyncio.run(demo_rows(config, _expert_parts(config, chat), sinks))
+            fit(config, learner, rows, [JsonLines(folder.metrics), *sinks])
+            boundary.save(config, folder, learner, loop.State(step=config.sft.steps), best=False)
     return folder.path
+
+
+def _expert_parts(config: RunConfig, chat: setup.Chat) -> Parts:
+    """What demonstrations share."""
+    engine = ScriptedEngine(_silent, tokenizer=chat.tokenizer)
+    make_env = setup.env_factory(config.env)
+    return setup.make_parts(config, chat, make_env, engine, temperature=1.0)
 
 
 def _silent(token_ids: Int32Array, sampling: Sampling, request: int) -> str:

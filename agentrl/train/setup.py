@@ -53,7 +53,7 @@ def model_path(path: str) -> str:
     local = path.startswith((".", "/", "~")) or path.count("/") > 1
     if local and not Path(path).expanduser().is_dir():
         raise UserError(f"there is no model folder {path}; give a folder, a run folder or a hub id")
-    return path
+    return str(Path(path).expanduser()) if local else path
 
 
 def env_factory(config: EnvConfig) -> Callable[[], Env]:
