@@ -64,14 +64,15 @@ def print_dry_run(config: RunConfig, played: Played, *, as_json: bool) -> None:
     console = Console(highlight=False)
     if played.spans:
         console.rule("one episode; highlighted tokens are trained")
-        console.print(episode(played.spans, colour=console.color_system is not None))
+        text = episode(played.spans, colour=console.color_system is not None)
+        console.print(text, soft_wrap=True)
     if played.memory_mb:
         console.rule("estimated memory")
         for name, megabytes in played.memory_mb.items():
             console.print(f"{size(megabytes):>10}  {name}")
         console.print(f"{size(sum(played.memory_mb.values())):>10}  in all")
     for note in played.notes:
-        console.print(Text.assemble(("warning: ", "yellow"), note))
+        console.print(Text.assemble(("warning: ", "yellow"), note), soft_wrap=True)
 
 
 def episode(spans: Sequence[tuple[Origin, str]], *, colour: bool) -> Text:

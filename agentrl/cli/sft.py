@@ -24,7 +24,7 @@ def command(words: tuple[str, ...], as_json: bool) -> None:
     from agentrl.compose import compose
 
     config = compose(words)
-    from agentrl.train.sft import sft
+    from agentrl.train.run import sft
 
     line = shlex.join(["agentrl", "sft", *words])
     folder = sft(config, sinks=[console_sink(as_json=as_json)], command=line)

@@ -33,7 +33,7 @@ def command(words: tuple[str, ...], dry_run: bool, as_json: bool) -> None:
     config = compose(words)
     if dry_run:
         from agentrl.cli.dry import print_dry_run
-        from agentrl.train.run import dry_run as play_one
+        from agentrl.train.dry_run import dry_run as play_one
 
         print_dry_run(config, play_one(config), as_json=as_json)
         return
