@@ -75,6 +75,7 @@ class Entropy:
     def __call__(
         self, output: ForwardOutput, batch: Batch, ctx: Ctx
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Exact entropies of the sampled-from distributions, not an estimate from samples."""
         mean = output.entropies.masked_fill(~batch.mask, 0.0).sum() / max(output.n_tokens, 1)
         return -self.coef * mean, {"entropy_bonus": self.coef * mean.detach()}
 
@@ -95,6 +96,7 @@ class Supervised:
     def __call__(
         self, output: ForwardOutput, batch: Batch, ctx: Ctx
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Perplexity is exp of the metric `sft_loss`."""
         kept = output.logprobs.masked_fill(~self.tokens(batch), 0.0)
         mean = -kept.sum() / max(output.n_tokens, 1)
         return self.coef * mean, {"sft_loss": mean.detach()}

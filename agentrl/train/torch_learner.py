@@ -66,10 +66,12 @@ class TorchLearner:
         micro_tokens: int = 4096,
         device: str = "cpu",
         activation_checkpointing: bool = False,
+        reference: bool = False,
         deterministic: bool | None = None,
         seed: int = 0,
     ) -> None:
-        """`deterministic` None means: on the CPU, where it costs nothing.
+        """`reference` freezes the loaded weights for terms that compare with them; `deterministic`
+        None means: on the CPU, where it costs nothing.
 
         Raises UserError when there is no model at `model` or a setting is out of range.
         """
@@ -99,6 +101,8 @@ class TorchLearner:
         self._reference: CausalLM | None = None
         self._version = 0
         self._skipped = 0
+        if reference:
+            self.snapshot_reference()
 
     @property
     def version(self) -> int:
@@ -157,10 +161,14 @@ class TorchLearner:
     ) -> Mapping[str, float]:
         """See `Learner.update`.
 
-        With one minibatch the logprobs before the update are those of the update's own forward, so
+        Reference logprobs are filled in where a reference is kept and the batch has none. With one
+        minibatch the logprobs before the update are those of the update's own forward, so
         none is spent on them.
         """
         correction = correction or OFF
+        lr = self.lr
+        if batch.ref_logprobs is None and self._reference is not None:
+            batch = replace(batch, ref_logprobs=self.ref_logprobs(batch))
         parts = batch.minibatches(minibatches)
         if batch.old_logprobs is None and (len(parts) > 1 or correction.normalize):
             batch = replace(batch, old_logprobs=self.logprobs(batch))
@@ -174,7 +182,7 @@ class TorchLearner:
         self._version += any(step.stepped for step in steps)
         metrics = objective.summary(len(steps)) | _summary(steps)
         return metrics | {
-            "lr": self._optimizer.lr,
+            "lr": lr,
             "n_tokens": float(batch.n_tokens),
             "n_sequences": float(batch.n_sequences),
             "masked_rows": float(batch.n_masked_rows),

@@ -415,6 +415,28 @@ def test_folder_without_a_model_is_told(tmp_path: Path) -> None:
         TorchLearner(tmp_path)
 
 
+def test_kl_pulls_back_to_the_kept_reference(tiny: Path) -> None:
+    """With no advantage the KL term is the loss: zero at first, and smaller after a step on it."""
+    learner = learner_of(tiny, reference=True, lr=1e-3)
+    batch = batch_of()
+    zero = torch.zeros_like(batch.behaviour_logprobs)
+
+    def go(advantages: torch.Tensor, *aux: KL) -> dict[str, float]:
+        return dict(
+            learner.update(batch, advantages, loss=Clip(), aggregate=Aggregate(), ctx=CTX, aux=aux)
+        )
+
+    assert go(zero, KL(1.0))["kl_ref"] == pytest.approx(0, abs=1e-6)
+    for _ in range(3):
+        go(estimate(GRPO, batch, CTX))
+    away = go(zero, KL(1.0, "k2"))
+    learner.reset_optimizer()
+    for _ in range(5):
+        back = go(zero, KL(1.0, "k2"))
+    assert away["loss"] == pytest.approx(away["kl_ref"])
+    assert 0 < back["kl_ref"] < 0.7 * away["kl_ref"]
+
+
 def test_reference_must_be_kept_first(tiny: Path) -> None:
     with pytest.raises(UserError, match="reference"):
         learner_of(tiny).ref_logprobs(batch_of())
