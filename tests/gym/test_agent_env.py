@@ -119,7 +119,9 @@ def test_one_pool_serves_many_episodes_each_with_a_fresh_session(
 def test_gymnasium_s_checker_is_content(pools: list[FakePool], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(gymnasium.envs.registration, "registry", dict(gymnasium.registry))
     gymnasium.register("agentrl/sums-v0", AgentEnv, kwargs={"name": "sums", "sandbox": "fake"})
-    check_env(gymnasium.make("agentrl/sums-v0", render_mode="ansi").unwrapped)
+    made = gymnasium.make("agentrl/sums-v0", render_mode="ansi")
+    check_env(made.unwrapped)
+    made.close()
 
 
 def test_seeds_decide_the_task(env: AgentEnv):
