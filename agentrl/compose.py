@@ -117,10 +117,19 @@ def _chosen(group: str, name: str) -> Tree:
     path = config_root() / group / f"{name}.yaml"
     if path.is_file():
         return read_yaml(path)
+    if group == "model" and (Path(name) / "run.json").is_file():
+        return _trained(name)
     leaf = GROUPS[group]
     if not leaf:
         raise UserError(f"there is no {group} config {name!r}{did_you_mean(name, _known(group))}")
     return {leaf: name}
+
+
+def _trained(folder: str) -> Tree:
+    """A run folder as a model: it brings the environment options it was trained under."""
+    stored = read_yaml(Path(folder) / "config.yaml")
+    companions = {"env": stored.get("env", {}), "learner": stored.get("learner", {})}
+    return {**cast(Tree, stored["model"]), "path": folder, "with": companions}
 
 
 def _group_file(group: str, name: str) -> Tree:
@@ -144,6 +153,8 @@ def _soft(companions: Sequence[Tree], chosen: Mapping[str, str]) -> Tree:
     tree = _merge(*companions) if companions else {}
     env = cast(Tree, tree.get("env", {}))
     name = str(_chosen("env", chosen["env"]).get("name", "")) if "env" in chosen else ""
+    if env.pop("name", name) != name:
+        return {**tree, "env": {}}
     kept = {
         key: value
         for key, value in env.items()

@@ -275,7 +275,16 @@ def build(kind: str, node: Plugin, **host: Any) -> Any:
 
 
 HOST_ARGUMENTS = frozenset(
-    {"model", "model_path", "tokenizer", "dtype", "seed", "deterministic", "group_size"}
+    {
+        "model",
+        "tokenizer",
+        "renderer",
+        "tasks",
+        "dtype",
+        "seed",
+        "deterministic",
+        "group_size",
+    }  # fmt: skip
 )
 """Names that the host hands in; a config never sets them as plug-in options."""
 

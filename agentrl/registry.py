@@ -25,6 +25,7 @@ KINDS: Mapping[str, str] = {
     "env": "agentrl.envs",
     "sandbox": "agentrl.sandboxes",
     "engine": "agentrl.engines",
+    "script": "agentrl.scripts",
     "learner": "agentrl.learners",
     "renderer": "agentrl.renderers",
     "protocol": "agentrl.protocols",

@@ -14,10 +14,13 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 
+from agentrl.chat.base import Renderer, Tokenizer
 from agentrl.engine.base import Bucket, EngineStatistics, Generation, Sampling, StopKind
 from agentrl.engine.stops import StopMatcher
 from agentrl.errors import EngineError, UserError
+from agentrl.registry import resolve
 from agentrl.transcript import Float32Array, Int32Array, floats_array, ids_array
+from agentrl.types import Task
 
 UPDATE_TIMEOUT_S = 600.0
 """Longest wait of a request for an update that was begun."""
@@ -44,6 +47,19 @@ class Reply:
 
 Script: TypeAlias = Callable[[Int32Array, Sampling, int], "Reply | str | Sequence[int]"]
 """`(token_ids of the row, sampling, request index) -> what is generated`."""
+
+
+def from_script(
+    *, script: str, tokenizer: Tokenizer, renderer: Renderer, tasks: Sequence[Task] = ()
+) -> ScriptedEngine:
+    """`engine=scripted engine.script=NAME`: a policy without a model, made for the run's tasks.
+
+    `script` names a factory `(tasks, tokenizer) -> Script` under `agentrl.scripts`.
+    """
+    made = resolve("script", script)(tasks, tokenizer)
+    return ScriptedEngine(
+        made, tokenizer=tokenizer, encode=renderer.demo, end_id=renderer.stop_ids[0]
+    )
 
 
 class ScriptedEngine:

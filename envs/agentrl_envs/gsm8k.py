@@ -12,7 +12,10 @@ import re
 from collections.abc import Sequence
 from random import Random
 
+from agentrl.chat.base import Tokenizer
+from agentrl.engine.base import Sampling
 from agentrl.seeds import derive
+from agentrl.transcript import Int32Array
 from agentrl.types import Task
 from agentrl_envs.demonstrator import answer_turn, code_turn
 from agentrl_envs.families.base import Style
@@ -20,6 +23,9 @@ from agentrl_envs.families.base import Style
 _ANNOTATION = re.compile(r"<<([^<>=]+)=[^<>]*>>")
 _OUTPUT = re.compile(r"<interpreter>\s*(.*?)\s*</interpreter>", re.DOTALL)
 _OPERAND = re.compile(r"\d+(?:\.\d+)?|\.\d+")
+
+KEY_CHARS = 24
+"""Characters of a question that are looked up first."""
 
 TOLERANCE = 1e-9
 """Relative difference up to which a float counts as the gold: 0.1*3 is not exactly 0.3."""
@@ -45,6 +51,50 @@ def final_turn(conversation: str, style: Style = "plain") -> str:
     """The turn that answers with the last `<interpreter>` output of the conversation's text."""
     outputs = _OUTPUT.findall(conversation)
     return answer_turn(outputs[-1] if outputs else "", style)
+
+
+def own_annotations(tasks: Sequence[Task], tokenizer: Tokenizer) -> AnnotationScript:
+    """`engine=scripted engine.script=gsm8k_annotations`."""
+    return AnnotationScript(tasks, tokenizer, corrupt=False)
+
+
+def corrupted_annotations(tasks: Sequence[Task], tokenizer: Tokenizer) -> AnnotationScript:
+    """`engine.script=gsm8k_corrupted`: one wrong operand in each last annotation, as a control."""
+    return AnnotationScript(tasks, tokenizer, corrupt=True)
+
+
+class AnnotationScript:
+    """A policy that plays the items' own annotations.
+
+    It finds its task by the question in the row, writes one code turn per annotation and answers
+    with the last interpreter output; an item without annotations is answered with nothing.
+    """
+
+    def __init__(self, tasks: Sequence[Task], tokenizer: Tokenizer, *, corrupt: bool) -> None:
+        self._tokenizer = tokenizer
+        self._corrupt = corrupt
+        self._width = min([KEY_CHARS, *(len(task.question) for task in tasks)])
+        self._tasks: dict[str, list[Task]] = {}
+        for task in tasks:
+            self._tasks.setdefault(task.question[: self._width], []).append(task)
+
+    def __call__(self, token_ids: Int32Array, sampling: Sampling, request: int) -> str:
+        """The next turn of the row. Raises ValueError on a row of no known task."""
+        text = self._tokenizer.decode(token_ids)
+        task, conversation = self._found(text)
+        turns = annotation_turns(task) or []
+        if self._corrupt and turns:
+            turns = corrupt_operand(turns, derive(task.id))
+        done = len(_OUTPUT.findall(conversation))
+        return turns[done] if done < len(turns) else final_turn(conversation)
+
+    def _found(self, text: str) -> tuple[Task, str]:
+        """The task of a row and what follows its question."""
+        for start in range(len(text)):
+            for task in self._tasks.get(text[start : start + self._width], ()):
+                if text.startswith(task.question, start):
+                    return task, text[start + len(task.question) :]
+        raise ValueError("the row holds none of the script's questions")
 
 
 def reaches_gold(task: Task) -> bool:
