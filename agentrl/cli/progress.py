@@ -84,7 +84,7 @@ COLUMNS = (
     Column("length", "length", "{:.0f}"),
     Column("entropy", "entropy", "{:.3f}"),
     Column("tokens/s", "tokens_per_s", "{:.0f}"),
-    Column("gap", "gap", "{:.1e}"),
+    Column("gap_max", "gap", "{:.1e}"),
 )
 
 RAMP = "▁▂▃▄▅▆▇█"

@@ -27,7 +27,7 @@ STEP = {
     "length": 41.4,
     "entropy": 0.3333,
     "tokens_per_s": 1234.5,
-    "gap": 3.21e-6,
+    "gap_max": 3.21e-6,
     "time_s": 2.0,
 }
 
@@ -55,12 +55,12 @@ def test_json_lines_are_json():
     out = io.StringIO()
     view = JsonProgress(out)
     view.start(2, {"env": "retool_math"})
-    view.step(0, {"reward": 0.5, "gap": math.nan})
+    view.step(0, {"reward": 0.5, "gap_max": math.nan})
     view.note("hello")
     view.close()
     assert [json.loads(line) for line in out.getvalue().splitlines()] == [
         {"event": "start", "total_steps": 2, "config": {"env": "retool_math"}},
-        {"event": "step", "step": 0, "metrics": {"reward": 0.5, "gap": None}},
+        {"event": "step", "step": 0, "metrics": {"reward": 0.5, "gap_max": None}},
         {"event": "note", "text": "hello"},
         {"event": "end"},
     ]
