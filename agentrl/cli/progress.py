@@ -12,12 +12,12 @@ import math
 import os
 import sys
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from time import monotonic
 from typing import IO, NamedTuple, Protocol
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -84,7 +84,7 @@ COLUMNS = (
     Column("length", "length", "{:.0f}"),
     Column("entropy", "entropy", "{:.3f}"),
     Column("tokens/s", "tokens_per_s", "{:.0f}"),
-    Column("gap_max", "gap", "{:.1e}"),
+    Column("gap", "gap_max", "{:.1e}"),
 )
 
 RAMP = "▁▂▃▄▅▆▇█"
@@ -118,42 +118,47 @@ def shown(column: Column, metrics: Mapping[str, float]) -> str:
     return "-" if value is None or not math.isfinite(value) else column.pattern.format(value)
 
 
-@dataclass(slots=True)
+def columns_of(metrics: Mapping[str, float]) -> tuple[Column, ...]:
+    """The columns that fit what a run reports."""
+    return COLUMNS if "reward" in metrics else SUPERVISED
+
+
 class Pace:
-    """Time left, from the mean duration of the last steps."""
+    """Time left, from when the last steps were reported; not every step need be."""
 
-    total_steps: int
-    durations: deque[float]
-
-    @classmethod
-    def of(cls, total_steps: int) -> Pace:
-        """A pace that has seen nothing."""
-        return cls(total_steps, deque(maxlen=20))
+    def __init__(self, total_steps: int = 0, *, now: Callable[[], float] = monotonic) -> None:
+        self.total_steps = total_steps
+        self._now = now
+        self._seen: deque[tuple[int, float]] = deque(maxlen=20)
 
     def eta_s(self, step: int, metrics: Mapping[str, float]) -> float | None:
-        """Seconds until the last step, given the metrics of the step just finished."""
-        if "time_s" in metrics:
-            self.durations.append(metrics["time_s"])
-        if not self.durations:
-            return None
-        return sum(self.durations) / len(self.durations) * max(0, self.total_steps - step - 1)
+        """Seconds until the last step; the first report has only its own `time_s` to go by."""
+        self._seen.append((step, self._now()))
+        (first, began), (last, ended) = self._seen[0], self._seen[-1]
+        each_s = (ended - began) / (last - first) if last > first else metrics.get("time_s")
+        return None if each_s is None else each_s * max(0, self.total_steps - step - 1)
 
 
 class PlainProgress:
     """One line per step, for logs and pipes."""
 
-    def __init__(self, stream: IO[str] | None = None) -> None:
+    def __init__(
+        self, stream: IO[str] | None = None, *, now: Callable[[], float] = monotonic
+    ) -> None:
         self._stream = stream or sys.stdout
-        self._pace = Pace.of(0)
+        self._now = now
+        self._pace = Pace()
 
     def start(self, total_steps: int, summary: Mapping[str, str]) -> None:
         """Print the summary on one line."""
-        self._pace = Pace.of(total_steps)
+        self._pace = Pace(total_steps, now=self._now)
         self.note("  ".join(f"{key}={value}" for key, value in summary.items()))
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Print one step."""
-        parts = [f"{c.title} {shown(c, metrics)}" for c in COLUMNS if c.metric in metrics]
+        parts = [
+            f"{c.title} {shown(c, metrics)}" for c in columns_of(metrics) if c.metric in metrics
+        ]
         eta = clock(self._pace.eta_s(step, metrics))
         total = self._pace.total_steps
         self.note("  ".join([f"step {step + 1}/{total}", *parts, f"eta {eta}"]))
@@ -196,17 +201,24 @@ class JsonProgress:
 class RichProgress:
     """A table of the last steps that redraws in place, with a sparkline of accuracy below."""
 
-    def __init__(self, console: Console | None = None, *, rows: int = 12) -> None:
+    def __init__(
+        self,
+        console: Console | None = None,
+        *,
+        rows: int = 12,
+        now: Callable[[], float] = monotonic,
+    ) -> None:
         self._console = console or Console()
+        self._now = now
         self._rows: deque[tuple[int, Mapping[str, float]]] = deque(maxlen=rows)
         self._accuracy: list[float] = []
-        self._pace = Pace.of(0)
+        self._pace = Pace()
         self._eta_s: float | None = None
         self._live: Live | None = None
 
     def start(self, total_steps: int, summary: Mapping[str, str]) -> None:
         """Print the summary and open the live table."""
-        self._pace = Pace.of(total_steps)
+        self._pace = Pace(total_steps, now=self._now)
         for key, value in summary.items():
             self._console.print(Text.assemble((f"{key:>10}  ", "dim"), value))
         self._live = Live(self._picture(), console=self._console, auto_refresh=False)
@@ -232,32 +244,37 @@ class RichProgress:
             self._live.stop()
             self._live = None
 
-    def _picture(self) -> Group:
+    def _picture(self) -> RenderableType:
+        if not self._rows:
+            return Text(f"step 1 of {self._pace.total_steps} is running", "dim")
+        columns = columns_of(self._rows[-1][1])
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for title in ("step", *(column.title for column in COLUMNS)):
+        for title in ("step", *(column.title for column in columns)):
             table.add_column(title, justify="right", no_wrap=True)
         for step, metrics in self._rows:
-            cells = [shown(column, metrics) for column in COLUMNS]
+            cells = [shown(column, metrics) for column in columns]
             table.add_row(f"{step + 1}/{self._pace.total_steps}", *cells)
         return Group(table, self._footer())
 
     def _footer(self) -> Text:
-        if not self._rows:
-            return Text(f"step 1 of {self._pace.total_steps} is running", "dim")
+        left = ("eta ", "dim"), clock(self._eta_s)
+        if not self._accuracy:
+            return Text.assemble(*left)
         ramp = ASCII_RAMP if self._console.options.ascii_only else RAMP
         width = max(10, min(60, self._console.width - 40))
         line = sparkline(self._accuracy, width=width, ramp=ramp)
-        now = f" {self._accuracy[-1]:.3f}" if self._accuracy else ""
-        return Text.assemble(
-            ("accuracy ", "dim"), (line, "green"), now, ("  eta ", "dim"), clock(self._eta_s)
-        )
+        now = f" {self._accuracy[-1]:.3f}  "
+        return Text.assemble(("accuracy ", "dim"), (line, "green"), now, *left)
 
 
-def console_sink(*, as_json: bool) -> ConsoleSink:
-    """The view that fits: `--json`, a terminal, or neither (a pipe, `CI=true`, a dumb terminal)."""
+def console_sink(*, as_json: bool, live: bool = True) -> ConsoleSink:
+    """The view that fits: `--json`, a terminal, or neither (a pipe, `CI=true`, a dumb terminal).
+
+    `live=False` is for commands without steps to tabulate.
+    """
     if as_json:
         return JsonProgress()
     ci = os.environ.get("CI", "").lower() not in ("", "0", "false")
-    if ci or os.environ.get("TERM") == "dumb" or not sys.stdout.isatty():
+    if not live or ci or os.environ.get("TERM") == "dumb" or not sys.stdout.isatty():
         return PlainProgress()
     return RichProgress()

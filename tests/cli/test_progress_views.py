@@ -6,6 +6,7 @@ import io
 import json
 import math
 import sys
+from collections.abc import Callable
 
 import pytest
 from rich.console import Console
@@ -32,12 +33,16 @@ STEP = {
 }
 
 
+def ticks(*times: float) -> Callable[[], float]:
+    return iter(times).__next__
+
+
 def test_plain_lines():
     out = io.StringIO()
-    view = PlainProgress(out)
+    view = PlainProgress(out, now=ticks(10.0, 13.0, 15.0))
     view.start(3, {"env": "retool_math", "model": "nano"})
     view.step(0, STEP)
-    view.step(1, {"reward": 0.25, "time_s": 4.0})
+    view.step(1, {"reward": 0.25, "time_s": 3.0})
     view.step(2, {"reward": math.nan, "time_s": 4.0})
     view.note("checkpoint written")
     view.close()
@@ -49,6 +54,17 @@ def test_plain_lines():
         "step 3/3  reward -  eta 0:00",
         "checkpoint written",
     ]
+
+
+def test_supervised_training_shows_its_loss():
+    out = io.StringIO()
+    view = PlainProgress(out, now=ticks(0.0, 10.0))
+    view.start(100, {"env": "retool_math"})
+    for step in (0, 20):
+        view.step(step, {"loss": 5.64663, "lr": 2.7e-5, "time_s": 99.0})
+    assert out.getvalue().splitlines()[-1] == ("step 21/100  loss 5.6466  lr 2.70e-05  eta 0:40"), (
+        "20 steps took 10 s, 79 are left"
+    )
 
 
 def test_json_lines_are_json():
@@ -71,7 +87,7 @@ def watched(*, encoding: str = "utf-8") -> tuple[RichProgress, io.TextIOWrapper]
     console = Console(
         file=file, force_terminal=True, width=100, color_system=None, legacy_windows=False
     )
-    return RichProgress(console, rows=2), file
+    return RichProgress(console, rows=2, now=now), file
 
 
 def test_the_live_table():
