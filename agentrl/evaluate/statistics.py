@@ -27,7 +27,8 @@ def wilson(successes: int, trials: int) -> Interval:
     scale = 1 + Z95**2 / trials
     centre = (p + Z95**2 / (2 * trials)) / scale
     half = Z95 / scale * math.sqrt(p * (1 - p) / trials + Z95**2 / (4 * trials**2))
-    return Interval(p, max(0.0, centre - half), min(1.0, centre + half))
+    # Rounding may put the bound of a share of 0 or 1 an ulp on the wrong side of p.
+    return Interval(p, max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half)))
 
 
 def mean_of_tasks(shares: Sequence[float]) -> Interval:
