@@ -278,24 +278,30 @@ async def test_our_own_fault_crashes(world: Any):
     assert world.log.closed == 1
 
 
-async def test_cancellation_closes(world: Any, sleep: Any):
-    pool = FakePool(["1"])
-    playing = asyncio.ensure_future(world.play(world.turns(CALL), world.quiz(sleep(30)), pool=pool))
-    while not world.log.running:
-        await asyncio.sleep(0.005)
+async def test_cancellation_closes(world: Any):
+    started = asyncio.Event()
+
+    async def run(code: str) -> str:
+        started.set()
+        await asyncio.sleep(30)
+        return "never"
+
+    playing = asyncio.ensure_future(world.play(world.turns(CALL), world.quiz(run)))
+    await started.wait()
     playing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await playing
     assert (world.log.closed, world.log.running) == (1, 0)
 
 
-async def test_close_runs_to_its_end_although_cancelled(world: Any, sleep: Any):
+async def test_close_runs_to_its_end_although_cancelled(world: Any):
     """The cancellation arrives while `close` is under way."""
-    ended: list[bool] = []
+    started, ended = asyncio.Event(), asyncio.Event()
 
     async def close() -> None:
+        started.set()
         await asyncio.sleep(0.1)
-        ended.append(True)
+        ended.set()
 
     async def step(action: Action) -> StepResult:
         return StepResult((), 1.0, True, False, StepInfo())
@@ -303,13 +309,11 @@ async def test_close_runs_to_its_end_although_cancelled(world: Any, sleep: Any):
     playing = asyncio.ensure_future(
         world.play(world.turns("a"), world.bare(step=step, close=close))
     )
-    while not world.log.closed:
-        await asyncio.sleep(0.005)
+    await started.wait()
     playing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await playing
-    await asyncio.sleep(0.2)
-    assert ended == [True]
+    await asyncio.wait_for(ended.wait(), 5)
 
 
 class SullenSandbox:
