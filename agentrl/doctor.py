@@ -75,7 +75,7 @@ def _machine(_: RunConfig) -> Iterator[Finding]:
     if sys.platform == "win32":
         yield Finding("machine", "fail", cores, "open WSL (`wsl --install`) and install it there")
     elif sys.platform == "darwin":
-        fix = "isolation needs Linux: use sandbox=docker, or sandbox=none at your own risk"
+        fix = "isolation needs Linux: use a Linux container, or sandbox=none at your own risk"
         yield Finding("machine", "warn", cores, fix)
     else:
         yield Finding("machine", "ok", cores)
@@ -157,7 +157,7 @@ def _sandbox(config: RunConfig) -> Iterator[Finding]:
     for line in lines:
         yield Finding("sandbox", "ok", line)
     weak = told.endswith("isolation none")
-    fix = "model code runs unprotected; use sandbox=local or sandbox=docker" if weak else ""
+    fix = "model code runs unprotected; use sandbox=local where it opens" if weak else ""
     yield Finding("sandbox", "warn" if weak else "ok", told, fix)
 
 

@@ -124,5 +124,8 @@ async def _engine(config: RunConfig) -> Sequence[CheckResult]:
 
     tolerance = 1e-3 if config.model.dtype == "float32" else 0.1
     return await check_engine(
-        make, prompt, tolerance=tolerance, deterministic=config.train.deterministic
+        make,
+        prompt,
+        tolerance=tolerance,
+        deterministic=config.train.deterministic is not False is not False,
     )

@@ -35,7 +35,8 @@ def command(words: tuple[str, ...], as_json: bool) -> None:
     from agentrl.train.run import evaluate
 
     line, where = shlex.join(["agentrl", "eval", *words]), FolderWatch()
-    found = evaluate(config, sinks=[where, console_sink(as_json=as_json)], command=line)
+    view = console_sink(as_json=as_json, live=False)
+    found = evaluate(config, sinks=[where, view], command=line)
     if as_json:
         click.echo(json.dumps({"event": "report", "folder": where.folder, **found.to_json()}))
         return

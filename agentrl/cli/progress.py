@@ -86,6 +86,16 @@ COLUMNS = (
     Column("tokens/s", "tokens_per_s", "{:.0f}"),
     Column("gap", "gap_max", "{:.1e}"),
 )
+"""Reinforcement learning."""
+
+SUPERVISED = (
+    Column("loss", "loss", "{:.4f}"),
+    Column("entropy", "entropy", "{:.3f}"),
+    Column("grad norm", "grad_norm", "{:.3f}"),
+    Column("lr", "lr", "{:.2e}"),
+    Column("tokens", "n_tokens", "{:.0f}"),
+)
+"""Supervised training, which has no reward."""
 
 RAMP = "▁▂▃▄▅▆▇█"
 ASCII_RAMP = "_.-=+*#@"

@@ -84,6 +84,7 @@ def test_json_lines_are_json():
 
 def watched(*, encoding: str = "utf-8") -> tuple[RichProgress, io.TextIOWrapper]:
     file = io.TextIOWrapper(io.BytesIO(), encoding=encoding, write_through=True)
+    now = ticks(*(2.0 * i for i in range(100)))
     console = Console(
         file=file, force_terminal=True, width=100, color_system=None, legacy_windows=False
     )
