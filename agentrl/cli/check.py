@@ -127,5 +127,5 @@ async def _engine(config: RunConfig) -> Sequence[CheckResult]:
         make,
         prompt,
         tolerance=tolerance,
-        deterministic=config.train.deterministic is not False is not False,
+        deterministic=config.train.deterministic is not False,
     )
