@@ -107,7 +107,7 @@ def _add_packages(target: Path) -> None:
             )  # fmt: skip
         elif (source / name).exists():
             _same_file(str(source / name), str(target / name))
-    for name in ("pytest", "pytest_asyncio", "pytest_timeout"):
+    for name in ("pytest", "pytest_asyncio", "pytest_timeout", "pluggy"):
         for found in source.glob(f"{name}-*.dist-info"):
             shutil.copytree(found, target / found.name, copy_function=_same_file)
 
