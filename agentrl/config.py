@@ -97,9 +97,8 @@ class RolloutConfig(Node):
     plan: Plugin = Plugin(name="sample")
     group_size: int = Field(default=8, gt=0)
     """Trajectories per task."""
-    temperature: float = Field(default=1.0, ge=0)
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    top_k: int = Field(default=0, ge=0)
+    temperature: float = Field(default=1.0, gt=0)
+    """The learner scores under the same one."""
     in_flight: int = Field(default=128, gt=0)
     """Episodes that may run at once."""
     tool_slots: int = Field(default=16, gt=0)
@@ -168,8 +167,8 @@ class TrainConfig(Node):
 
     steps: int = Field(default=200, gt=0)
     tasks_per_step: int = Field(default=16, gt=0)
-    deterministic: bool = True
-    """Rows do not depend on their neighbours and resume is exact."""
+    deterministic: bool | None = None
+    """Rows do not depend on their neighbours, so that resume is exact; null where the engine can."""
     checkpoint_every: int = Field(default=20, gt=0)
     keep: int = Field(default=2, gt=0)
     """Checkpoints kept beside the best one."""
@@ -185,6 +184,10 @@ class EvalConfig(Node):
     """Trajectories per task."""
     temperature: float = Field(default=1.0, ge=0)
     """0 is greedy."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Evaluation only: in training it would part the engine's logprobs from the learner's."""
+    top_k: int = Field(default=0, ge=0)
+    """0 keeps every token. Evaluation only."""
     split: str = "test"
     """Which of a generating environment's splits."""
     path: str | None = None
@@ -284,7 +287,7 @@ HOST_ARGUMENTS = frozenset(
         "seed",
         "deterministic",
         "group_size",
-    }  # fmt: skip
+    }
 )
 """Names that the host hands in; a config never sets them as plug-in options."""
 

@@ -104,7 +104,11 @@ def make_method(config: RunConfig, source: TaskSource, parts: Parts) -> Method:
 
 def make_exam(config: RunConfig, env: Env, parts: Parts) -> loop.Exam:
     """The evaluation a run repeats: its own temperature, seeds and samples."""
-    parts = replace(parts, sampling=replace(parts.sampling, temperature=config.eval.temperature))
+    own = config.eval
+    sampling = replace(
+        parts.sampling, temperature=own.temperature, top_p=own.top_p, top_k=own.top_k
+    )
+    parts = replace(parts, sampling=sampling)
     episodes = Episodes(
         parts,
         seed=derive(config.seed, "eval"),

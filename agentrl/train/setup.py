@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +23,7 @@ from agentrl.engine.base import Engine, Sampling
 from agentrl.env import Env, TaskGenerator
 from agentrl.errors import UserError
 from agentrl.points import TaskSource
+from agentrl.registry import names, resolve
 from agentrl.rollout.limits import Limits, Slots
 from agentrl.rollout.loop import Parts
 from agentrl.sandbox import SandboxPool
@@ -67,7 +69,8 @@ def env_factory(config: EnvConfig) -> Callable[[], Env]:
 def open_chat(config: RunConfig, env: Env) -> Chat:
     """Tokenizer, renderer and protocol. Raises UserError on an unknown or unsafe template."""
     tokenizer = load_tokenizer(model_path(config.model.path))
-    renderer = renderer_for(tokenizer, config.model.renderer)
+    known = {name: resolve("renderer", name) for name in names("renderer")}
+    renderer = renderer_for(tokenizer, config.model.renderer, known=known)
     protocol = build("protocol", Plugin(name=config.env.protocol or env.protocol))
     return Chat(tokenizer, renderer, cast(ToolProtocol, protocol))
 
@@ -84,8 +87,22 @@ def make_engine(config: RunConfig, chat: Chat, path: str, tasks: Sequence[Task] 
         dtype=config.model.dtype,
         max_context=config.env.max_tokens,
         max_batch=config.rollout.in_flight,
-        deterministic=config.train.deterministic,
+        **_determinism(config),
     )
+
+
+def _determinism(config: RunConfig) -> dict[str, bool]:
+    """Nothing when the choice is the engine's; else the demand, which the engine must know."""
+    wanted = config.train.deterministic
+    if wanted is None:
+        return {}
+    known = signature(resolve("engine", config.engine.name)).parameters
+    if wanted and "deterministic" not in known:
+        raise UserError(
+            f"engine={config.engine.name} cannot promise train.deterministic=true; use "
+            "engine=transformers, or leave train.deterministic out"
+        )
+    return {"deterministic": wanted}
 
 
 def make_pool(config: RunConfig, env: Env) -> SandboxPool | None:
@@ -119,8 +136,6 @@ def make_parts(
         sampling=Sampling(
             max_tokens=env.turn_tokens,
             temperature=temperature,
-            top_p=config.rollout.top_p,
-            top_k=config.rollout.top_k,
         ),
     )
 
