@@ -16,7 +16,7 @@ from agentrl.registry import resolve
 from agentrl.rollout.limits import Lease
 from agentrl.sandbox import SandboxPool
 from agentrl.testing.fakes import FakePool
-from agentrl.testing.result import Check, CheckResult, expect, failures, run_checks
+from agentrl.testing.result import CheckResult, expect, failures, promise, run_checks
 from agentrl.testing.tool_kit import check_tool
 from agentrl.transcript import ids_array
 from agentrl.types import Message, Task, ToolCall
@@ -46,21 +46,21 @@ async def check_env(
     except UserError as error:
         return [CheckResult("has tasks to play", False, str(error))]
     checks = [
-        Check("has tasks to play", kit.has_tasks),
-        Check("tasks repeat under a seed", kit.seeded_tasks),
-        Check("splits share no task", kit.disjoint),
-        Check("protocol is known", kit.knows_protocol),
-        Check("tools keep their contract", kit.tools_conform),
-        Check("reset gives the first messages", kit.first_messages),
-        Check("reset repeats under a seed", kit.same_reset),
-        Check("instances share no state", kit.independent),
-        Check("step answers any text", kit.any_text),
-        Check("step repeats under a seed", kit.same_step),
-        Check("an unreadable action is answered", kit.unreadable),
-        Check("an unknown tool is corrected", kit.unknown_tool),
-        Check("expert solves its task", kit.expert),
-        Check("close is idempotent", kit.close_twice),
-        Check("closes without an episode", kit.close_at_once),
+        promise(kit.has_tasks),
+        promise(kit.seeded_tasks),
+        promise(kit.disjoint),
+        promise(kit.knows_protocol),
+        promise(kit.tools_conform),
+        promise(kit.first_messages),
+        promise(kit.same_reset),
+        promise(kit.independent),
+        promise(kit.any_text),
+        promise(kit.same_step),
+        promise(kit.unreadable),
+        promise(kit.unknown_tool),
+        promise(kit.expert),
+        promise(kit.close_twice),
+        promise(kit.close_at_once),
     ]
     return await run_checks(checks)
 
@@ -96,6 +96,7 @@ class _Kit:
             await lease.close()
 
     async def has_tasks(self) -> str:
+        """Has tasks to play."""
         expect(bool(self._tasks), "there is no task")
         ids = [task.id for task in self._tasks]
         expect(len(set(ids)) == len(ids), "two tasks share an id")
@@ -103,12 +104,14 @@ class _Kit:
         return f"{len(ids)} tasks"
 
     async def seeded_tasks(self) -> str | None:
+        """Tasks repeat under a seed."""
         env = self._make_env()
         if not isinstance(env, TaskGenerator):
             return "skipped: generates no tasks"
         expect(_generated(env) == _generated(self._make_env()), "the same seed gave other tasks")
 
     async def disjoint(self) -> str | None:
+        """Splits share no task."""
         env = self._make_env()
         if not isinstance(env, TaskGenerator):
             return "skipped: generates no tasks"
@@ -117,6 +120,7 @@ class _Kit:
         expect(not shared, f"train and test share {sorted(shared)[:3]}")
 
     async def knows_protocol(self) -> str:
+        """Protocol is known."""
         self.protocol()
         return self._make_env().protocol
 
@@ -124,12 +128,14 @@ class _Kit:
         return resolve("protocol", self._make_env().protocol)()
 
     async def tools_conform(self) -> str | None:
+        """Tools keep their contract."""
         for tool in self._make_env().tools:
             bad = failures(await check_tool(tool, pool=self._pool))
             expect(not bad, "; ".join(f"{tool.name}: {b.name}: {b.detail}" for b in bad))
         return ", ".join(tool.name for tool in self._make_env().tools) or "no tools"
 
     async def first_messages(self) -> None:
+        """Reset gives the first messages."""
         async with self.episode(self._tasks[0]) as (_, observation):
             expect_observation(observation)
             expect(
@@ -138,12 +144,14 @@ class _Kit:
             )
 
     async def same_reset(self) -> None:
+        """Reset repeats under a seed."""
         async with self.episode(self._tasks[0]) as (_, first):
             pass
         async with self.episode(self._tasks[0]) as (_, second):
             expect(first == second, "two resets of one task differ")
 
     async def independent(self) -> str | None:
+        """Instances share no state."""
         if len(self._tasks) < 2:
             return "skipped: one task only"
         async with self.episode(self._tasks[0]) as (_, alone):
@@ -152,11 +160,13 @@ class _Kit:
             expect(alone == beside, "another live episode changed the first messages")
 
     async def any_text(self) -> None:
+        """Step answers any text."""
         for text in ("", ODD_TEXT, "x" * 10_000):
             async with self.episode(self._tasks[0]) as (env, _):
                 expect_step(await env.step(self.protocol().parse(ids_array(()), text, turn=0)))
 
     async def same_step(self) -> None:
+        """Step repeats under a seed."""
         steps: list[StepResult] = []
         for _ in range(2):
             async with self.episode(self._tasks[0]) as (env, _):
@@ -164,10 +174,12 @@ class _Kit:
         expect(steps[0][:4] == steps[1][:4], f"{steps[0][:4]} and then {steps[1][:4]}")
 
     async def unreadable(self) -> None:
+        """An unreadable action is answered."""
         async with self.episode(self._tasks[0]) as (env, _):
             expect_step(await env.step(Action("<bad", parse_error="This could not be read.")))
 
     async def unknown_tool(self) -> str | None:
+        """An unknown tool is corrected."""
         async with self.episode(self._tasks[0]) as (env, _):
             if not env.tools:
                 return "skipped: no tools"
@@ -179,6 +191,7 @@ class _Kit:
             expect(bool(result.observation), "the model is told nothing")
 
     async def expert(self) -> str | None:
+        """Expert solves its task."""
         env = self._make_env()
         if not isinstance(env, Expert):
             return "skipped: no expert"
@@ -205,10 +218,12 @@ class _Kit:
         return total
 
     async def close_twice(self) -> None:
+        """Close is idempotent."""
         async with self.episode(self._tasks[0]) as (env, _):
             await env.close()
 
     async def close_at_once(self) -> None:
+        """Closes without an episode."""
         await self._make_env().close()
 
 

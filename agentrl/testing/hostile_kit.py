@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -17,7 +15,7 @@ import anyio
 from anyio import to_thread
 
 from agentrl.sandbox import ExecResult, SandboxPool
-from agentrl.testing.result import Check, expect
+from agentrl.testing.result import Check, expect, promise
 
 DEADLINE_S = 20.0
 
@@ -92,19 +90,19 @@ FILL_DISK = (
 
 def hostile_checks(pool: SandboxPool) -> list[Check]:
     """One check per attack."""
-    attacks: tuple[tuple[str, Callable[[SandboxPool], object]], ...] = (
-        ("cannot read this process's environment", _environment),
-        ("cannot read a private file", _private_file),
-        ("cannot write outside its work folder", _outside),
-        ("cannot connect to this machine", _connect),
-        ("cannot signal this process", _signal),
-        ("cannot fill the process table", _forks),
-        ("leaves no process behind", _daemon),
-        ("cannot take all memory", _memory),
-        ("cannot fill the disk", _disk),
-        ("cannot forge its result", _forge),
+    attacks = (
+        _environment,
+        _private_file,
+        _outside,
+        _connect,
+        _signal,
+        _forks,
+        _daemon,
+        _memory,
+        _disk,
+        _forge,
     )
-    return [Check(name, partial(body, pool)) for name, body in attacks]  # pyright: ignore[reportArgumentType]
+    return [promise(attack, pool) for attack in attacks]
 
 
 async def _run(pool: SandboxPool, code: str, mark: str = "") -> ExecResult:
@@ -120,6 +118,7 @@ def _mark() -> str:
 
 
 async def _environment(pool: SandboxPool) -> str:
+    """Cannot read this process's environment."""
     secrets = await to_thread.run_sync(_secrets)
     result = await _run(pool, f"SECRETS = {secrets!r}\n{READ_ENVIRONMENT}")
     expect(result.stdout == "[]\n", f"of {len(secrets)} variables it read {result.stdout.strip()}")
@@ -133,6 +132,7 @@ def _secrets() -> list[str]:
 
 
 async def _private_file(pool: SandboxPool) -> None:
+    """Cannot read a private file."""
     mark = _mark()
     with tempfile.NamedTemporaryFile("w", suffix=".secret") as file:  # mode 0600
         file.write(mark)
@@ -142,6 +142,7 @@ async def _private_file(pool: SandboxPool) -> None:
 
 
 async def _outside(pool: SandboxPool) -> None:
+    """Cannot write outside its work folder."""
     name = f"agentrl-{_mark()}"
     places = [tempfile.gettempdir(), str(Path.home()), os.getcwd(), "/var/tmp", "/dev/shm"]
     await _run(pool, WRITE.format(places=places, name=name))
@@ -152,6 +153,7 @@ async def _outside(pool: SandboxPool) -> None:
 
 
 async def _connect(pool: SandboxPool) -> None:
+    """Cannot connect to this machine."""
     reached: list[bool] = []
 
     async def serve(stream: anyio.abc.SocketStream) -> None:
@@ -168,11 +170,13 @@ async def _connect(pool: SandboxPool) -> None:
 
 
 async def _signal(pool: SandboxPool) -> None:
+    """Cannot signal this process."""
     result = await _run(pool, f"import os\nos.kill({os.getpid()}, 0)\nprint('reached')")
     expect("reached" not in result.stdout, "it may signal this process")
 
 
 async def _forks(pool: SandboxPool) -> str:
+    """Cannot fill the process table."""
     result = await _run(pool, FORK_BOMB)
     made = int(result.stdout) if result.stdout.strip().isdigit() else 0
     expect(made < 1000, f"{made} processes were made")
@@ -182,6 +186,7 @@ async def _forks(pool: SandboxPool) -> str:
 
 
 async def _daemon(pool: SandboxPool) -> str | None:
+    """Leaves no process behind."""
     mark = _mark()[:15]
     result = await _run(pool, DAEMON, mark)
     left = await to_thread.run_sync(_named, mark)
@@ -202,18 +207,21 @@ def _reads(path: Path, mark: str) -> bool:
 
 
 async def _memory(pool: SandboxPool) -> str:
+    """Cannot take all memory."""
     result = await _run(pool, FILL_MEMORY)
     expect("all" not in result.stdout, "4 GB were handed out")
     return result.status
 
 
 async def _disk(pool: SandboxPool) -> str:
+    """Cannot fill the disk."""
     result = await _run(pool, FILL_DISK)
     expect("all" not in result.stdout, "2 GB were written")
     return result.status
 
 
 async def _forge(pool: SandboxPool) -> None:
+    """Cannot forge its result."""
     mark = _mark()
     result = await _run(pool, FORGE, mark)
     expect(result.status != "ok", "a forged result was believed")

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from functools import partial
+from typing import NamedTuple, ParamSpec, TypeAlias
+
+P = ParamSpec("P")
 
 Body: TypeAlias = Callable[[], Awaitable[str | None]]
 """Raises to fail; returns a remark (a measured fact, why it was skipped) or None."""
@@ -16,6 +19,12 @@ class Check(NamedTuple):
 
     name: str
     body: Body
+
+
+def promise(body: Callable[P, Awaitable[str | None]], *args: P.args, **kwargs: P.kwargs) -> Check:
+    """A check named after the first line of its docstring, which states the promise."""
+    first = (body.__doc__ or "").partition("\n")[0].rstrip(".")
+    return Check(first[:1].lower() + first[1:], partial(body, *args, **kwargs))
 
 
 @dataclass(frozen=True, slots=True)

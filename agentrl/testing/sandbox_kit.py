@@ -13,7 +13,7 @@ from time import monotonic
 
 from agentrl.sandbox import LEVELS, ExecResult, Sandbox, SandboxPool
 from agentrl.testing.hostile_kit import hostile_checks
-from agentrl.testing.result import Check, CheckResult, expect, run_checks
+from agentrl.testing.result import Check, CheckResult, expect, promise, run_checks
 
 SHORT_S = 1.0
 LONG_S = 20.0
@@ -49,11 +49,7 @@ def _checks(pool: SandboxPool) -> list[Check]:
         for name, code, field, expected in OUTCOMES
     ]
     rest = [_isolation, _separate, _forget, _stuck, _ended, _flood, _together, _twice, _counted]
-    return told + [Check(_title(body), partial(body, pool)) for body in rest]
-
-
-def _title(body: Callable[..., object]) -> str:
-    return (body.__doc__ or "").rstrip(".").lower()
+    return told + [promise(body, pool) for body in rest]
 
 
 OUTCOMES = (

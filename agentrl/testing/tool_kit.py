@@ -12,7 +12,7 @@ from agentrl.context import Context
 from agentrl.rollout.limits import Lease
 from agentrl.sandbox import SandboxPool
 from agentrl.testing.fakes import FakePool
-from agentrl.testing.result import Check, CheckResult, expect, run_checks
+from agentrl.testing.result import CheckResult, expect, promise, run_checks
 from agentrl.tool import Tool, call_tool
 from agentrl.types import JsonValue, ToolCall, ToolResult
 
@@ -35,18 +35,18 @@ async def check_tool(
     """
     kit = _Kit(tool, arguments, pool or FakePool(lambda _: ""))
     checks = [
-        Check("name is an identifier", kit.name),
-        Check("description addresses the model", kit.description),
-        Check("schema describes an object", kit.schema),
-        Check("schema is plain JSON", kit.plain),
-        Check("every argument is described", kit.described),
-        Check("a good call is answered", kit.call),
-        Check("a missing argument is corrected", kit.missing),
-        Check("an unknown argument is corrected", kit.unknown),
-        Check("a wrong type is corrected", kit.wrong_type),
-        Check("close is idempotent", kit.close_twice),
-        Check("opens again for the next episode", kit.reopen),
-        Check("parallel calls agree with serial ones", kit.parallel),
+        promise(kit.name),
+        promise(kit.description),
+        promise(kit.schema),
+        promise(kit.plain),
+        promise(kit.described),
+        promise(kit.call),
+        promise(kit.missing),
+        promise(kit.unknown),
+        promise(kit.wrong_type),
+        promise(kit.close_twice),
+        promise(kit.reopen),
+        promise(kit.parallel),
     ]
     return await run_checks(checks)
 
@@ -80,14 +80,17 @@ class _Kit:
             await lease.close()
 
     async def name(self) -> str:
+        """Name is an identifier."""
         name = self.fresh().name
         expect(name.replace("-", "_").isidentifier(), f"{name!r} cannot be called in every format")
         return name
 
     async def description(self) -> None:
+        """Description addresses the model."""
         expect(len(self.fresh().description.split()) >= 3, "say in a sentence what the tool does")
 
     async def schema(self) -> None:
+        """Schema describes an object."""
         schema = self.fresh().schema
         expect(schema.get("type") == "object", "schema['type'] is 'object'")
         expect(isinstance(schema.get("properties", {}), Mapping), "'properties' is a mapping")
@@ -95,14 +98,17 @@ class _Kit:
         expect(not extra, f"required but not among the properties: {sorted(extra)}")
 
     async def plain(self) -> None:
+        """Schema is plain JSON."""
         schema = dict(self.fresh().schema)
         expect(json.loads(json.dumps(schema)) == schema, "the schema changes in a JSON round trip")
 
     async def described(self) -> None:
+        """Every argument is described."""
         bare = [k for k, v in _properties(self.fresh().schema).items() if not v.get("description")]
         expect(not bare, f"the model gets no description of {', '.join(bare)}; add an `Args:` line")
 
     async def call(self) -> str:
+        """A good call is answered."""
         async with self.opened() as (tool, ctx):
             result = await _call(tool, self.arguments(tool), ctx)
         refused = result.error == "execution" and self._given is None
@@ -110,6 +116,7 @@ class _Kit:
         return f"answered {result.content[:40]!r}"
 
     async def missing(self) -> str | None:
+        """A missing argument is corrected."""
         async with self.opened() as (tool, ctx):
             required = _required(tool.schema)
             if not required:
@@ -118,11 +125,13 @@ class _Kit:
             _expect_taught(await _call(tool, given, ctx), required[0])
 
     async def unknown(self) -> None:
+        """An unknown argument is corrected."""
         async with self.opened() as (tool, ctx):
             given = {**self.arguments(tool), "no_such_argument": 1}
             _expect_taught(await _call(tool, given, ctx), "no_such_argument")
 
     async def wrong_type(self) -> str | None:
+        """A wrong type is corrected."""
         async with self.opened() as (tool, ctx):
             typed = [k for k, v in _properties(tool.schema).items() if v.get("type") in _EXAMPLES]
             if not typed:
@@ -132,10 +141,12 @@ class _Kit:
             _expect_taught(await _call(tool, given, ctx), typed[0])
 
     async def close_twice(self) -> None:
+        """Close is idempotent."""
         async with self.opened() as (tool, _):
             await tool.close()
 
     async def reopen(self) -> None:
+        """Opens again for the next episode."""
         tool = self.fresh()
         for _ in range(2):
             lease = Lease(self._pool)
@@ -144,6 +155,7 @@ class _Kit:
             await lease.close()
 
     async def parallel(self) -> str | None:
+        """Parallel calls agree with serial ones."""
         async with self.opened() as (tool, ctx):
             if not tool.parallel:
                 return "skipped: the tool is serial"
