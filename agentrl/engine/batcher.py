@@ -27,6 +27,8 @@ from agentrl.transcript import Int32Array
 
 PREFILL_TOKENS = 256
 """Prompt tokens computed in one step, so that running rows do not wait long for new ones."""
+KEYS_PER_CALL = 256
+"""Masked keys that cost about as much as one more attention call."""
 
 
 class _Wanted(NamedTuple):
@@ -72,8 +74,7 @@ class _Plan:
     def _span(self, row: Row, start: int, n: int) -> None:
         n_keys = row.computed + n
         last = self.spans[-1] if self.spans else None
-        joins = last is not None and not last.shared and last.slot + start - last.start == row.slot
-        if n == 1 and last is not None and joins:
+        if n == 1 and last is not None and _joins(last, start, row.slot, n_keys):
             longest = max(last.n_keys, n_keys)
             self.spans[-1] = Span(last.start, start + 1, last.slot, False, longest)
         else:
@@ -100,6 +101,15 @@ class _Plan:
             np.array([w.target for w in self.wanted], np.int64),
             any(s.entropies for s in samplings),
         )
+
+
+def _joins(last: Span, start: int, slot: int, n_keys: int) -> bool:
+    """Whether one more decoded token belongs into the last attention call rather than a new one."""
+    n = start - last.start
+    if last.shared or last.slot + n != slot:
+        return False
+    longest = max(last.n_keys, n_keys)
+    return (longest - last.n_keys) * n + longest - n_keys <= KEYS_PER_CALL
 
 
 class Batcher:

@@ -29,9 +29,16 @@ class Linear:
         self.packed = packed
         self._forward: Callable[[Tensor], Tensor] = self._plain
 
+    def use(self, *, packed: bool) -> None:
+        """Choose the kernel."""
+        if packed != self.packed:
+            self.packed = packed
+            self.pack()
+
     def pack(self) -> None:
         """Take up the weight's present values."""
         if not self.packed:
+            self._forward = self._plain
             return
         reordered = torch.ops.mkldnn._reorder_linear_weight(self.weight.contiguous(), 64)
         product, bias = torch.ops.mkldnn._linear_pointwise.default, self.bias
@@ -55,6 +62,14 @@ def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
     if dtype is torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return dtype is torch.float32
+
+
+def prove_rows(linear: Linear) -> bool:
+    """Whether rows are independent, with torch's own product if the packed one fails."""
+    if invariant_rows(linear):
+        return True
+    linear.use(packed=False)
+    return invariant_rows(linear)
 
 
 def invariant_rows(linear: Linear) -> bool:

@@ -7,7 +7,7 @@ the same request gives the same tokens in any batch and at any time.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -54,8 +54,7 @@ def draw(logits: Tensor, draws: Draws) -> Drawn:
     chosen = logprobs.gather(1, picks[:, None])[:, 0]
     entropies: Float32Array | None = None
     if draws.entropies:
-        terms: Tensor = torch.special.entr(torch.softmax(scaled, -1))
-        entropies = terms.sum(-1).cpu().numpy()
+        entropies = _entropies(scaled)
     return Drawn(picks.cpu().numpy().astype(np.int32), chosen.cpu().numpy(), entropies)
 
 
@@ -73,6 +72,11 @@ def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
+
+
+def _entropies(scaled: Tensor) -> Float32Array:
+    terms = cast(Tensor, torch.special.entr(torch.softmax(scaled, -1)))
+    return terms.sum(-1).cpu().numpy()
 
 
 def _scaled(logits: Tensor, temperatures: Float32Array) -> Tensor:

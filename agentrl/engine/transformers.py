@@ -19,7 +19,7 @@ from agentrl.engine.base import Bucket, EngineStatistics, Generation, Sampling
 from agentrl.engine.batcher import Batcher
 from agentrl.engine.cache import Cache
 from agentrl.engine.decoder import Decoder
-from agentrl.engine.linear import can_pack, invariant_rows
+from agentrl.engine.linear import can_pack, prove_rows
 from agentrl.engine.stops import Decodes
 from agentrl.engine.weights import Weights, read_safetensors, safetensors_files
 from agentrl.engine.worker import EngineThread
@@ -163,11 +163,12 @@ def _load(settings: _Settings) -> Batcher:
 
 def _proven_heads(weights: Weights, n_positions: int) -> int:
     """Prove on this machine that bits depend on the row alone; see `linear` and `attention`."""
-    probed: set[torch.Size] = set()
+    packed: dict[torch.Size, bool] = {}
     for linear in weights.linears():
-        if linear.weight.shape not in probed and not invariant_rows(linear):
-            raise _not_deterministic(weights, f"a {tuple(linear.weight.shape)} matrix product")
-        probed.add(linear.weight.shape)
+        size = linear.weight.shape
+        if size not in packed and not prove_rows(linear):
+            raise _not_deterministic(weights, f"a {tuple(size)} matrix product")
+        linear.use(packed=packed.setdefault(size, linear.packed))
     heads = invariant_heads(weights.shape, weights.dtype, weights.device, n_positions)
     if heads is None:
         raise _not_deterministic(weights, "attention")
