@@ -264,6 +264,19 @@ async def test_no_isolation_says_so_loudly(caplog: pytest.LogCaptureFixture) -> 
     await pool.close()
 
 
+async def test_the_filter_alone_is_the_minimal_level() -> None:
+    """Asked for by name only: no network and no processes, but files can be read."""
+    pool = LocalPool(min_isolation="minimal", max_isolation="minimal")
+    await pool.open()
+    session = await pool.acquire()
+    assert await value(session, "open('/etc/passwd').read() != ''") == "True"
+    for attack in ("import socket; socket.socket()", "import os; os.fork()"):
+        result = await session.run(attack, timeout_s=10)
+        assert result.error == "PermissionError: [Errno 1] Operation not permitted"
+        assert result.isolation == "minimal"
+    await pool.close()
+
+
 async def test_below_the_demanded_level_nothing_opens() -> None:
     pool = LocalPool(min_isolation="standard", max_isolation="lite")
     with pytest.raises(SandboxUnavailable, match="seccomp=unconfined"):
