@@ -14,6 +14,7 @@ import click
 
 from agentrl import __version__
 from agentrl.cli.exits import exit_code_of, farewell, install_bug_hook
+from agentrl.errors import AgentRLError
 from agentrl.suggest import did_you_mean
 
 COMMANDS: Mapping[str, str] = {
@@ -83,7 +84,7 @@ def run(argv: Sequence[str]) -> int:
         code = cli.main(args=words, prog_name="agentrl", standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt) as stop:
         return farewell(stop.__cause__ or stop)  # click wraps Ctrl-C and ends its line
-    except Exception as error:
+    except (AgentRLError, click.ClickException, OSError, ExceptionGroup) as error:
         code = exit_code_of(error, debug=debug)
         if code is None:
             raise

@@ -68,6 +68,7 @@ class _Kit:
         self._tolerance = tolerance
 
     async def generate(self, sampling: Sampling) -> Generation:
+        """Continue the prompt."""
         return await self._engine.generate(self._prompt, sampling)
 
     async def length(self) -> None:

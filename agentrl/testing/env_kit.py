@@ -87,6 +87,7 @@ class _Kit:
 
     @asynccontextmanager
     async def episode(self, task: Task) -> AsyncGenerator[tuple[Env, Observation]]:
+        """A live episode and its first messages; closed whatever happens."""
         env, lease = self._make_env(), Lease(self._pool)
         try:
             await env.open(Context(lease_sandbox=lease.get, seed=task.seed))
@@ -125,6 +126,7 @@ class _Kit:
         return self._make_env().protocol
 
     def protocol(self) -> ToolProtocol:
+        """The protocol that the environment is written for."""
         return resolve("protocol", self._make_env().protocol)()
 
     async def tools_conform(self) -> str | None:

@@ -8,10 +8,10 @@ from typing import TypeAlias
 from agentrl.errors import WorldFault
 from agentrl.sandbox import ExecResult, IsolationLevel, PoolStatistics
 
-Reply: TypeAlias = "ExecResult | str | WorldFault"
+Reply: TypeAlias = ExecResult | str | WorldFault
 """A result; text, which stands for a run that printed it; or the fault to raise."""
 
-Script: TypeAlias = "Callable[[str], Reply] | Sequence[Reply]"
+Script: TypeAlias = Callable[[str], Reply] | Sequence[Reply]
 """A function of the code, or replies in order; every sandbox plays a sequence from its start."""
 
 

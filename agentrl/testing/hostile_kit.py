@@ -157,6 +157,7 @@ async def _connect(pool: SandboxPool) -> None:
     reached: list[bool] = []
 
     async def serve(stream: anyio.abc.SocketStream) -> None:
+        """Remember that somebody came."""
         reached.append(True)
         await stream.aclose()
 

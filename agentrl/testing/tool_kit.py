@@ -66,10 +66,12 @@ class _Kit:
         return self._tool
 
     def arguments(self, tool: Tool) -> Arguments:
+        """The call that was given, or one made up from the schema."""
         return self._given if self._given is not None else example(tool.schema)
 
     @asynccontextmanager
     async def opened(self) -> AsyncGenerator[tuple[Tool, Context]]:
+        """A fresh tool, open, and its surroundings; closed whatever happens."""
         tool, lease = self.fresh(), Lease(self._pool)
         ctx = Context(lease_sandbox=lease.get)
         await tool.open(ctx)
