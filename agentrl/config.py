@@ -265,11 +265,16 @@ def maker(kind: str, node: Plugin, **host: Any) -> Callable[[], Any]:
     """A function that makes the plug-in, again and again, from options checked once.
 
     Host values whose names the factory lacks are left out; an option of the node wins over them.
+    Raises UserError on an unknown, wrong or missing option.
     """
     factory = resolve(kind, node.name)
     known = inspect.signature(factory).parameters
     handed = {name: value for name, value in host.items() if name in known}
-    return partial(factory, **{**handed, **options(kind, node)})
+    arguments = {**handed, **options(kind, node)}
+    for name, parameter in _parameters(factory).items():
+        if parameter.default is parameter.empty and name not in arguments:
+            raise UserError(f"{kind} {node.name!r} needs {kind}.{name}=...")
+    return partial(factory, **arguments)
 
 
 def build(kind: str, node: Plugin, **host: Any) -> Any:

@@ -121,6 +121,16 @@ def test_plugin_options_are_checked_against_the_factory(own_configs: Path):
         options("env", Plugin(name="gadget", seed=4))
 
 
+def test_an_option_without_a_default_is_asked_for(own_configs: Path):
+    def needy(*, place: str, seed: int) -> str:
+        return f"{place}/{seed}"
+
+    registry.register("tool", "needy", needy)
+    assert build("tool", Plugin(name="needy", place="here"), seed=3) == "here/3"
+    with pytest.raises(UserError, match=r"tool 'needy' needs tool\.place="):
+        build("tool", Plugin(name="needy"), seed=3)
+
+
 @settings(max_examples=30)
 @given(st.permutations(["train.steps=5", "seed=3", "env.max_turns=7", "model=nano"]))
 def test_order_of_different_words_does_not_matter(words: list[str]):
