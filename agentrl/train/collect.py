@@ -29,6 +29,9 @@ from agentrl.rewards.base import rewarded, summed
 from agentrl.trajectory import Group, StopReason, Trajectory
 from agentrl.transcript import floats_array
 
+SCORE_S = 900.0
+"""Deadline of one trajectory's scoring; longer than an episode's."""
+
 
 @dataclass(frozen=True, slots=True)
 class Method:
@@ -112,10 +115,11 @@ async def score(groups: Sequence[Group], services: Services) -> list[Group]:
         if trajectory.error is not None:
             return trajectory
         try:
-            for reward in services.rewards:
-                trajectory = trajectory.scored(**await reward(trajectory, services))
-        except WorldFault as error:
-            told = f"{type(error).__name__}: {error}"
+            async with asyncio.timeout(SCORE_S):
+                for reward in services.rewards:
+                    trajectory = trajectory.scored(**await reward(trajectory, services))
+        except (WorldFault, TimeoutError) as error:
+            told = f"{type(error).__name__}: {error or f'no score within {SCORE_S:g} s'}"
             return replace(trajectory, stop=StopReason.ERROR, error=told)
         return trajectory
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,11 +10,15 @@ import numpy as np
 
 from agentrl.engine.base import Engine
 from agentrl.engine.probe import check_sync
+from agentrl.errors import RunFailed
 from agentrl.seeds import derive
 from agentrl.train.learner import Learner
 from agentrl.transcript import Int32Array, ids_array
 
 PROBE_TOKENS = 24
+
+SYNC_S = 600.0
+"""Deadline of handing over one version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +35,28 @@ class Sync:
     async def __call__(self) -> float:
         """Update the engine; returns the probe's largest difference in nats.
 
-        Raises SyncMismatch when it exceeds the tolerance, EngineError when the update failed.
+        Raises SyncMismatch when it exceeds the tolerance, EngineError when the update failed,
+        RunFailed when the engine did not take the weights in time.
         """
-        await self.engine.begin_update(self.learner.version)
-        for bucket in self.learner.export():
-            await self.engine.put(bucket)
-        await self.engine.finish_update()
+        try:
+            async with asyncio.timeout(SYNC_S):
+                await self._update()
+        except TimeoutError as error:
+            raise RunFailed(
+                f"the engine did not take version {self.learner.version} within {SYNC_S:g} s; "
+                "resume from the last checkpoint"
+            ) from error
         found = await check_sync(
             self.engine, [self.probe], [self.learner.score(self.probe)],
             version=self.learner.version, dtype=self.dtype,
         )  # fmt: skip
         return found.max_difference
+
+    async def _update(self) -> None:
+        await self.engine.begin_update(self.learner.version)
+        for bucket in self.learner.export():
+            await self.engine.put(bucket)
+        await self.engine.finish_update()
 
 
 def probe_ids(vocab_size: int, prompt: Sequence[int], seed: int) -> Int32Array:
