@@ -53,8 +53,10 @@ def remedy(found: Capabilities, wanted: IsolationLevel) -> str:
     begin = f"sandbox isolation {wanted!r} is not available here (only {found.level!r}): "
     if sys.platform == "darwin":
         return begin + (
-            "macOS has no namespaces, Landlock or seccomp, so use sandbox=docker, or sandbox=none "
-            "to run model code without any isolation"
+            "macOS has no namespaces, Landlock or seccomp; run agentrl in a Linux container "
+            '(docker run --rm -it -v "$PWD":/src -w /src python:3.11 bash -c '
+            "'pip install -e . && agentrl train env=retool_math'), "
+            "or use sandbox=none to run model code without any isolation"
         )
     if sys.platform != "linux":
         return begin + "run agentrl inside WSL 2"
