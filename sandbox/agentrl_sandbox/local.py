@@ -70,5 +70,5 @@ def remedy(found: Capabilities, wanted: IsolationLevel) -> str:
         )
     return begin + (
         f"{why}; it needs a kernel from 5.13 on with Landlock and seccomp enabled, in a container "
-        "perhaps `--security-opt seccomp=unconfined`, or use sandbox=docker"
+        "perhaps `--security-opt seccomp=unconfined`, or use sandbox=none to run without isolation"
     )
