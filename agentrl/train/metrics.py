@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import fmean
 from typing import Protocol
@@ -74,9 +75,8 @@ def append_line(path: Path, line: str) -> None:
         with path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
     except OSError as error:
-        if path.exists():
-            with path.open("r+b") as file:
-                file.truncate(size)
+        with suppress(OSError), path.open("r+b") as file:
+            file.truncate(size)
         raise RunFailed(
             f"cannot write {path}: {error.strerror}; free some space and resume"
         ) from error
