@@ -81,8 +81,15 @@ def compose(words: Sequence[str]) -> RunConfig:
     `resume=FOLDER` starts from that run's own configuration.
     """
     resumed = [w.partition("=")[2] for w in words if w.startswith("resume=")]
-    stored = [f"@{folder}/config.yaml" for folder in resumed if folder not in ("", "null")]
+    stored = [f"@{_run_config(folder)}" for folder in resumed if folder not in ("", "null")]
     return validated(compose_tree(read_words([*stored, *words])))
+
+
+def _run_config(folder: str) -> Path:
+    path = Path(folder) / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{folder} is not a run folder, so there is nothing to resume")
+    return path
 
 
 def compose_tree(words: Words) -> Tree:
