@@ -62,12 +62,19 @@ def values_of(key: str) -> list[str]:
     if key in GROUPS or key == "recipe":
         plugins = names(KIND_OF_GROUP[key]) if key in KIND_OF_GROUP else ()
         return sorted({*group_names(key), *plugins})
-    annotation = dict(_leaves(RunConfig, "")).get(key)
+    return list(_choices_of(dict(_leaves(RunConfig, "")).get(key)))
+
+
+def _choices_of(annotation: Any) -> Iterator[str]:
+    """What a type allows, where that can be listed; members of a union one after another."""
     if annotation is bool:
-        return ["false", "true"]
-    return (
-        [str(value) for value in get_args(annotation)] if get_origin(annotation) is Literal else []
-    )
+        yield from ("false", "true")
+    elif get_origin(annotation) is Literal:
+        yield from map(str, get_args(annotation))
+    else:
+        for member in get_args(annotation):
+            if member is bool or get_origin(member) is Literal:
+                yield from _choices_of(member)
 
 
 def _leaves(model: Any, prefix: str) -> Iterator[tuple[str, Any]]:
