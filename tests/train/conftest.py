@@ -138,5 +138,5 @@ class Made:
 
 
 @pytest.fixture(scope="session")
-def made() -> type[Made]:
+def hand() -> type[Made]:
     return Made

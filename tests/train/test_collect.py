@@ -47,17 +47,17 @@ class Source:
 class Plan:
     """Groups whose rewards are a function of the task's number; None: the world failed it."""
 
-    def __init__(self, made: Any, rewards: Callable[[int], Sequence[float | None]]) -> None:
-        self.made, self.rewards = made, rewards
+    def __init__(self, hand: Any, rewards: Callable[[int], Sequence[float | None]]) -> None:
+        self.hand, self.rewards = hand, rewards
 
     async def collect(self, task: Task, services: Services, ctx: Ctx) -> Group:
         rewards = self.rewards(int(task.id[1:]))
-        members = [self.made.trajectory(task, i, r, step=ctx.step) for i, r in enumerate(rewards)]
+        members = [self.hand.trajectory(task, i, r, step=ctx.step) for i, r in enumerate(rewards)]
         return Group(task, tuple(members), ctx.step)
 
 
-def method(made: Any, rewards: Any, **changes: Any) -> Method:
-    return Method(source=Source(), plan=Plan(made, rewards), services=SERVICES, **changes)
+def method(hand: Any, rewards: Any, **changes: Any) -> Method:
+    return Method(source=Source(), plan=Plan(hand, rewards), services=SERVICES, **changes)
 
 
 @dataclass
@@ -78,17 +78,17 @@ def gate(verdicts: Mapping[str, Verdict]) -> Any:
     return lambda group, history, ctx: verdicts.get(group.task.id, Keep())
 
 
-async def test_rewards_are_summed_components(made: Any):
-    found = await collect(method(made, lambda i: (1.0, 0.0)), HistoryStore(), CTX, 2)
+async def test_rewards_are_summed_components(hand: Any):
+    found = await collect(method(hand, lambda i: (1.0, 0.0)), HistoryStore(), CTX, 2)
     assert [g.task.id for g in found.kept] == ["q0", "q1"]
     assert [t.reward for g in found.kept for t in g.trajectories] == [1.0, 0.0, 1.0, 0.0]
     assert (found.rounds, found.dropped) == (1, {})
 
 
-async def test_shapers_see_the_committed_view_only(made: Any):
+async def test_shapers_see_the_committed_view_only(hand: Any):
     """Two siblings offer 1 each; the next step sees 2, not the step that wrote them."""
     remember, history = Remember(), HistoryStore()
-    plan = method(made, lambda i: (1.0, 0.0), shapers=[remember])
+    plan = method(hand, lambda i: (1.0, 0.0), shapers=[remember])
     found = await collect(plan, history, CTX, 2)
     assert remember.seen == [None, None]
     assert history.get("n", "q0") is None
@@ -96,10 +96,10 @@ async def test_shapers_see_the_committed_view_only(made: Any):
     assert history.get("n", "q0") == 2.0
 
 
-async def test_writes_of_dropped_groups_are_committed_once(made: Any):
+async def test_writes_of_dropped_groups_are_committed_once(hand: Any):
     remember, history = Remember(), HistoryStore()
     plan = method(
-        made, lambda i: (1.0, 0.0, 1.0), shapers=[remember], gate=gate({"q1": Drop("easy")}),
+        hand, lambda i: (1.0, 0.0, 1.0), shapers=[remember], gate=gate({"q1": Drop("easy")}),
     )  # fmt: skip
     found = await collect(plan, history, CTX, 2)
     assert [g.task.id for g in found.kept] == ["q0"]
@@ -108,20 +108,20 @@ async def test_writes_of_dropped_groups_are_committed_once(made: Any):
     assert history.get("n", "q1") == 3.0
 
 
-async def test_shapers_are_chained_and_each_keeps_its_writes(made: Any):
+async def test_shapers_are_chained_and_each_keeps_its_writes(hand: Any):
     """OTC sees the first shaper's rewards; both offer their own."""
     remember = Remember()
-    plan = method(made, lambda i: (1.0, 1.0), shapers=[remember, OTC()])
+    plan = method(hand, lambda i: (1.0, 1.0), shapers=[remember, OTC()])
     found = await collect(plan, HistoryStore(), CTX, 1)
     assert sorted({w.namespace for w in found.writes}) == sorted({"n", NAMESPACE})
     assert len(found.writes) == 4
 
 
-async def test_a_gate_keeps_drops_and_refills(made: Any):
+async def test_a_gate_keeps_drops_and_refills(hand: Any):
     """Tasks 0, 1 and 3 are flat; three groups take three rounds: 3, then 2, then 1 tasks."""
     flat = {0, 1, 3}
     plan = method(
-        made, lambda i: (1.0, 1.0) if i in flat else (1.0, 0.0), gate=AccuracyBand(), rounds=5
+        hand, lambda i: (1.0, 1.0) if i in flat else (1.0, 0.0), gate=AccuracyBand(), rounds=5
     )
     found = await collect(plan, HistoryStore(), CTX, 3)
     assert [g.task.id for g in found.kept] == ["q2", "q4", "q5"]
@@ -130,17 +130,17 @@ async def test_a_gate_keeps_drops_and_refills(made: Any):
     assert len(found.everyone) == 6
 
 
-async def test_rounds_are_bounded(made: Any):
+async def test_rounds_are_bounded(hand: Any):
     plan = method(
-        made, lambda i: (1.0, 0.0) if i == 0 else (0.0, 0.0), gate=AccuracyBand(), rounds=2
+        hand, lambda i: (1.0, 0.0) if i == 0 else (0.0, 0.0), gate=AccuracyBand(), rounds=2
     )
     found = await collect(plan, HistoryStore(), CTX, 2)
     assert (len(found.kept), found.rounds, found.dropped) == (1, 2, {"hard": 2})
 
 
-async def test_weights_and_diversions(made: Any):
+async def test_weights_and_diversions(hand: Any):
     plan = method(
-        made, lambda i: (1.0, 0.0),
+        hand, lambda i: (1.0, 0.0),
         gate=gate({"q0": Keep(weight=0.5), "q1": Divert("sft", "too hard")}),
     )  # fmt: skip
     found = await collect(plan, HistoryStore(), CTX, 3)
@@ -148,65 +148,65 @@ async def test_weights_and_diversions(made: Any):
     assert found.dropped == {"too hard": 1}
 
 
-async def test_a_gate_that_drops_everything_ends_the_run(made: Any):
-    plan = method(made, lambda i: (0.0, 0.0), gate=AccuracyBand(), rounds=2)
+async def test_a_gate_that_drops_everything_ends_the_run(hand: Any):
+    plan = method(hand, lambda i: (0.0, 0.0), gate=AccuracyBand(), rounds=2)
     with pytest.raises(RunFailed, match=r"no group of 2 rounds was kept \(2 hard\)"):
         await collect(plan, HistoryStore(), CTX, 1)
 
 
-async def test_all_failed_ends_the_run(made: Any):
+async def test_all_failed_ends_the_run(hand: Any):
     with pytest.raises(
         RunFailed, match="every rollout of the step failed; the first with: Sandbox"
     ):
-        await collect(method(made, lambda i: (None, None)), HistoryStore(), CTX, 2)
+        await collect(method(hand, lambda i: (None, None)), HistoryStore(), CTX, 2)
 
 
-async def test_a_judge_that_fails_everyone_ends_the_run_too(made: Any):
+async def test_a_judge_that_fails_everyone_ends_the_run_too(hand: Any):
     async def judge(trajectory: Trajectory, services: Services) -> Mapping[str, float]:
         raise SandboxError("the judge is away")
 
     plan = replace(
-        method(made, lambda i: (1.0, 0.0)),
+        method(hand, lambda i: (1.0, 0.0)),
         services=Services(episodes=None, rewards=[judge]),  # type: ignore[arg-type]
     )
     with pytest.raises(RunFailed, match="SandboxError: the judge is away"):
         await collect(plan, HistoryStore(), CTX, 1)
 
 
-async def test_errored_trajectories_stay_in_the_record_and_out_of_statistics(made: Any):
+async def test_errored_trajectories_stay_in_the_record_and_out_of_statistics(hand: Any):
     """Rewards 1, failed, 0: shapers see two; the batch has two rows; the record three."""
     remember = Remember()
     found = await collect(
-        method(made, lambda i: (1.0, None, 0.0), shapers=[remember]), HistoryStore(), CTX, 1
+        method(hand, lambda i: (1.0, None, 0.0), shapers=[remember]), HistoryStore(), CTX, 1
     )
     assert [t.sibling for t in remember.groups[0].trajectories] == [0, 2]
     assert [t.reward for t in found.everyone[0].trajectories] == [1.0, None, 0.0]
     assert make_batch(found.kept, pad_id=0).rewards.tolist() == [1.0, 0.0]
 
 
-async def test_a_group_that_failed_whole_is_dropped_and_named(made: Any):
+async def test_a_group_that_failed_whole_is_dropped_and_named(hand: Any):
     remember = Remember()
-    plan = method(made, lambda i: (None, None) if i == 0 else (1.0, 0.0), shapers=[remember])
+    plan = method(hand, lambda i: (None, None) if i == 0 else (1.0, 0.0), shapers=[remember])
     found = await collect(plan, HistoryStore(), CTX, 2)
     assert [g.task.id for g in found.kept] == ["q1"]
     assert (found.dropped, len(found.everyone)) == ({"failed": 1}, 2)
     assert [g.task.id for g in remember.groups] == ["q1"]
 
 
-def test_token_rewards_stay_with_their_trajectory(made: Any):
+def test_token_rewards_stay_with_their_trajectory(hand: Any):
     """Three tokens each; the failed one in the middle gets zeros in its place."""
 
     def per_token(group: Group, shaped: Shaped, history: HistoryStore, ctx: Ctx) -> Shaped:
         tokens = tuple(floats_array([0.0, 0.0, 10.0 + t.sibling]) for t in group.trajectories)
         return shaped._replace(token_rewards_GT=tokens)
 
-    group, _ = shape(made.group("q0", 1.0, None, 0.0), [per_token], HistoryStore(), CTX)
+    group, _ = shape(hand.group("q0", 1.0, None, 0.0), [per_token], HistoryStore(), CTX)
     assert [r.tolist() for r in group.token_rewards] == [[0, 0, 10], [0, 0, 0], [0, 0, 12]]
     batch = make_batch([group], pad_id=0)
     assert batch.token_rewards[:, 2].tolist() == [10.0, 12.0]
 
 
-async def test_reward_functions_add_components(made: Any):
+async def test_reward_functions_add_components(hand: Any):
     async def length(trajectory: Trajectory, services: Services) -> Mapping[str, float]:
         return {"length": -0.25 * trajectory.n_sampled}
 
@@ -216,7 +216,7 @@ async def test_reward_functions_add_components(made: Any):
         return {"judge": 0.5}
 
     services = Services(episodes=None, rewards=[length, fussy])  # type: ignore[arg-type]
-    (group,) = await score([made.group("q0", 1.0, 0.0, None)], services)
+    (group,) = await score([hand.group("q0", 1.0, 0.0, None)], services)
     first, lost, failed = group.trajectories
     assert first.rewards == {"env": 1.0, "length": -0.5, "judge": 0.5}
     assert (lost.stop, lost.error) == (StopReason.ERROR, "SandboxError: the judge is away")
@@ -225,17 +225,17 @@ async def test_reward_functions_add_components(made: Any):
     assert [t.reward for t in shaped.trajectories] == [1.0, None, None]
 
 
-async def test_a_bug_in_a_reward_crashes(made: Any):
+async def test_a_bug_in_a_reward_crashes(hand: Any):
     async def broken(trajectory: Trajectory, services: Services) -> Mapping[str, float]:
         raise KeyError("a bug")
 
     services = Services(episodes=None, rewards=[broken])  # type: ignore[arg-type]
     with pytest.raises(ExceptionGroup) as raised:
-        await score([made.group("q0", 1.0)], services)
+        await score([hand.group("q0", 1.0)], services)
     assert raised.group_contains(KeyError)
 
 
-async def test_otc_across_two_steps_by_hand(made: Any):
+async def test_otc_across_two_steps_by_hand(hand: Any):
     """Step 1: a correct answer with 2 calls sets n = 2. Step 2: one with 4 calls.
 
     f = 2 m n / (m + n) = 16 / 6, sin(f pi / (2 n)) = sin(16/6 * pi/4) = sin(2 pi / 3) = 0.8660.
@@ -247,7 +247,7 @@ async def test_otc_across_two_steps_by_hand(made: Any):
             self.n_calls = n_calls
 
         async def collect(self, task: Task, services: Services, ctx: Ctx) -> Group:
-            one = made.trajectory(task, 0, 1.0, step=ctx.step, calls=[None] * self.n_calls)
+            one = hand.trajectory(task, 0, 1.0, step=ctx.step, calls=[None] * self.n_calls)
             return Group(task, (one,), ctx.step)
 
     rewards = []

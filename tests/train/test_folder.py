@@ -81,7 +81,7 @@ def test_the_fingerprint_survives_the_file(dice: Dice, tmp_path: Path):
 
 
 def test_no_run_is_here(tmp_path: Path):
-    with pytest.raises(UserError, match="is not a run folder: it has no run.json"):
+    with pytest.raises(UserError, match=r"is not a run folder: it has no run\.json"):
         RunFolder(tmp_path).config()
 
 
@@ -111,7 +111,7 @@ def test_an_edited_config_is_refused_by_name(dice: Dice, tmp_path: Path):
 def test_a_folder_that_cannot_be_made(dice: Dice, tmp_path: Path):
     (tmp_path / "file").write_text("in the way")
     config = dice(dir=str(tmp_path / "file" / "run"))
-    with pytest.raises(RunFailed, match="cannot write the run folder .*: Not a directory"):
+    with pytest.raises(RunFailed, match=r"cannot write the run folder .*: Not a directory"):
         made(config)
 
 

@@ -1,4 +1,4 @@
-"""A step's numbers from groups made by hand, and lines that are whole or not there."""
+"""A step's numbers from groups hand by hand, and lines that are whole or not there."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from agentrl.train.metrics import JsonLines, append_line, keep_until, rollout_me
 from agentrl.trajectory import Group, StopReason, Timings
 
 
-def test_by_hand(made: Any):
+def test_by_hand(hand: Any):
     """Group a: right with 2 calls, wrong with 1 failing call and an unreadable action; b: two right
     without calls; c: one half right, one lost.
 
     Five count. Reward (1 + 0 + 1 + 1 + 0.5) / 5; calls 3 / 5; correct 3, productivity 3 / 3.
     """
-    a, b, c = (made.task(n) for n in "abc")
+    a, b, c = (hand.task(n) for n in "abc")
     groups = [
         Group(a, (
-            made.trajectory(a, 0, 1.0, tokens=4, calls=[None, None], n_turns=3),
-            made.trajectory(a, 1, 0.0, tokens=6, calls=["execution", "parse"], n_turns=3),
+            hand.trajectory(a, 0, 1.0, tokens=4, calls=[None, None], n_turns=3),
+            hand.trajectory(a, 1, 0.0, tokens=6, calls=["execution", "parse"], n_turns=3),
         )),
         Group(b, (
-            made.trajectory(b, 0, 1.0, tokens=1, n_turns=1),
-            made.trajectory(b, 1, 1.0, tokens=1, n_turns=1),
+            hand.trajectory(b, 0, 1.0, tokens=1, n_turns=1),
+            hand.trajectory(b, 1, 1.0, tokens=1, n_turns=1),
         )),
         Group(c, (
-            made.trajectory(c, 0, 0.5, tokens=8, n_turns=2, stop=StopReason.MAX_TURNS),
-            made.trajectory(c, 1, None, tokens=90, n_turns=9, calls=[None]),
+            hand.trajectory(c, 0, 0.5, tokens=8, n_turns=2, stop=StopReason.MAX_TURNS),
+            hand.trajectory(c, 1, None, tokens=90, n_turns=9, calls=[None]),
         )),
     ]  # fmt: skip
     found = rollout_metrics(groups)
@@ -48,35 +48,35 @@ def test_by_hand(made: Any):
     assert found == pytest.approx(expected)
 
 
-def test_components_and_times(made: Any):
-    a = made.task("a")
+def test_components_and_times(hand: Any):
+    a = hand.task("a")
     members = (
-        made.trajectory(a, 0, 1.0, timings=Timings(tool_s=1.0, queue_s=0.5)).scored(judge=0.5),
-        made.trajectory(a, 1, 0.0, timings=Timings(tool_s=3.0)),
+        hand.trajectory(a, 0, 1.0, timings=Timings(tool_s=1.0, queue_s=0.5)).scored(judge=0.5),
+        hand.trajectory(a, 1, 0.0, timings=Timings(tool_s=3.0)),
     )
     found = rollout_metrics([Group(a, members)])
     assert (found["reward/judge"], found["tool_s"], found["queue_s"]) == (0.25, 2.0, 0.25)
     assert found["reward"] == 0.5
 
 
-def test_the_reported_reward_is_the_environment_s_not_the_shaped_one(made: Any):
-    a = made.task("a")
-    shaped = made.trajectory(a, 0, 1.0, reward=-5.0, excluded="overlong")
+def test_the_reported_reward_is_the_environment_s_not_the_shaped_one(hand: Any):
+    a = hand.task("a")
+    shaped = hand.trajectory(a, 0, 1.0, reward=-5.0, excluded="overlong")
     found = rollout_metrics([Group(a, (shaped,))])
     assert (found["reward"], found["accuracy"], found["excluded"]) == (1.0, 1.0, 1.0)
 
 
-def test_what_cannot_be_had_is_not_zero(made: Any):
-    found = rollout_metrics([made.group("a", 0.0, 0.0)])
+def test_what_cannot_be_had_is_not_zero(hand: Any):
+    found = rollout_metrics([hand.group("a", 0.0, 0.0)])
     assert math.isnan(found["productivity"])
     assert math.isnan(found["length_correct"])
     assert found["zero_variance_groups"] == 1.0
 
 
-def test_a_group_that_failed_whole_has_no_variance_to_speak_of(made: Any):
-    found = rollout_metrics([made.group("a", 1.0, 0.0), made.group("b", None, None)])
+def test_a_group_that_failed_whole_has_no_variance_to_speak_of(hand: Any):
+    found = rollout_metrics([hand.group("a", 1.0, 0.0), hand.group("b", None, None)])
     assert (found["zero_variance_groups"], found["errors"]) == (0.0, 0.5)
-    assert rollout_metrics([made.group("b", None)]) == {"errors": 1.0}
+    assert rollout_metrics([hand.group("b", None)]) == {"errors": 1.0}
 
 
 def test_json_lines(tmp_path: Path):
@@ -106,7 +106,7 @@ def test_a_line_that_did_not_fit_leaves_nothing(tmp_path: Path):
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (150, before[1]))
     try:
-        with pytest.raises(RunFailed, match="cannot write .*: File too large"):
+        with pytest.raises(RunFailed, match=r"cannot write .*: File too large"):
             append_line(path, "b" * 99)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -117,7 +117,7 @@ def test_a_line_that_did_not_fit_leaves_nothing(tmp_path: Path):
 
 
 def test_a_folder_that_may_not_be_written(tmp_path: Path):
-    with pytest.raises(RunFailed, match="cannot write .*: No such file or directory"):
+    with pytest.raises(RunFailed, match=r"cannot write .*: No such file or directory"):
         append_line(tmp_path / "gone" / "lines.jsonl", "x")
 
 
@@ -182,12 +182,12 @@ def test_a_killed_writer_and_a_resumed_reader(texts: list[str], step: int, cut: 
     assert kept == [i for i in range(whole + extra) if i < step]
 
 
-def test_stop_reasons_are_shares_of_the_scored(made: Any):
-    a = made.task("a")
+def test_stop_reasons_are_shares_of_the_scored(hand: Any):
+    a = hand.task("a")
     members = (
-        made.trajectory(a, 0, 0.0, stop=StopReason.TURN_TOKENS),
-        made.trajectory(a, 1, 1.0),
-        made.trajectory(a, 2, None),
+        hand.trajectory(a, 0, 0.0, stop=StopReason.TURN_TOKENS),
+        hand.trajectory(a, 1, 1.0),
+        hand.trajectory(a, 2, None),
     )
     found = rollout_metrics([Group(a, members)])
     assert {k: v for k, v in found.items() if k.startswith("stop/")} == {
