@@ -210,7 +210,9 @@ class Patch:
 class Schedule(Protocol):
     """What changes over steps? A pure function of the step and the metrics so far."""
 
-    def at(self, ctx: Ctx) -> Patch: ...
+    def at(self, ctx: Ctx) -> Patch:
+        """The changes at step `ctx.step`; an empty `Patch` for none."""
+        ...
 
 
 def combined(patches: Iterable[Patch]) -> Patch:

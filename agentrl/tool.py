@@ -24,7 +24,9 @@ class Tool(Protocol):
     """Something the model may call."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """How the model calls it; unique among an episode's tools."""
+        ...
 
     @property
     def description(self) -> str:
@@ -96,6 +98,7 @@ def tool(
     """
 
     def make(fn: ToolFunction) -> FunctionTool:
+        """Wrap one function, its description and schema read from it."""
         description, arguments = _read_docstring(fn)
         return FunctionTool(fn, fn.__name__, description, _schema(fn, arguments), parallel)
 

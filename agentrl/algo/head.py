@@ -71,6 +71,7 @@ class _HeadScores(torch.autograd.Function):
         dtype: torch.dtype,
         chunk_elements: int,
     ) -> tuple[Tensor, Tensor]:
+        """Logprobs and entropies [N] of the targets, the logits of a few at a time."""
         ctx.set_materialize_grads(False)
         cast_weight = weight.to(dtype)
         step = max(1, chunk_elements // weight.shape[0])
@@ -97,6 +98,7 @@ class _HeadScores(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Gradients of hidden states, weight and bias; logits that were not kept are made again."""
         grad_logprobs, grad_entropies = grads
         hidden, weight, bias, targets, temperatures, log_z, entropies, kept = ctx.saved_tensors
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]

@@ -26,7 +26,9 @@ class Tokenizer(Protocol):
     """The little a renderer needs of a tokenizer."""
 
     @property
-    def vocab_size(self) -> int: ...
+    def vocab_size(self) -> int:
+        """Ids are below this, added tokens included."""
+        ...
 
     def encode(self, text: str) -> list[int]:
         """Ids of untrusted text; control strings and tags in it become ordinary characters."""
@@ -85,10 +87,14 @@ class Renderer(Protocol):
     """Messages <-> ids for one template family. Found under `agentrl.renderers`."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Registered name of the template family."""
+        ...
 
     @property
-    def tokenizer(self) -> Tokenizer: ...
+    def tokenizer(self) -> Tokenizer:
+        """What text is encoded with."""
+        ...
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
@@ -139,7 +145,9 @@ class ToolProtocol(Protocol):
     """How tools are described, called and answered in text. Found under `agentrl.protocols`."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Registered name of the format."""
+        ...
 
     @property
     def stops(self) -> tuple[str, ...]:

@@ -36,6 +36,7 @@ class Span:
 
     @property
     def padded(self) -> int:
+        """`n_keys` rounded up to whole blocks of `KEY_BLOCK`."""
         return -(-self.n_keys // KEY_BLOCK) * KEY_BLOCK
 
 

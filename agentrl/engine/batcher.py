@@ -81,6 +81,7 @@ class _Plan:
             self.spans.append(Span(start, start + n, row.slot, n > 1, n_keys))
 
     def batch(self) -> FlatBatch:
+        """The step's tokens as the decoder takes them."""
         return FlatBatch(
             np.array(self.token_ids, np.int32),
             np.array(self.slots, np.int64),
@@ -90,6 +91,7 @@ class _Plan:
         )
 
     def draws(self) -> Draws:
+        """How each wanted token is drawn or scored; a scored one ignores top-k and top-p."""
         samplings = [w.row.request.sampling for w in self.wanted]
         scored = [w.target >= 0 for w in self.wanted]
         return Draws(
@@ -131,9 +133,11 @@ class Batcher:
 
     @property
     def busy(self) -> bool:
+        """See `Backend.busy`; False between `begin_update` and `finish_update`."""
         return self._next_version is None and bool(self._rows or self._waiting)
 
     def submit(self, request: Request) -> None:
+        """See `Backend.submit`. Raises UserError for a row that cannot be computed."""
         n, vocab = len(request.token_ids), self._weights.shape.vocab
         if n == 0:
             raise UserError("an empty row cannot be continued: give at least one token")
@@ -150,6 +154,7 @@ class Batcher:
 
     @torch.inference_mode()
     def abort(self, request_id: int) -> None:
+        """See `Backend.abort`. The row's keys and values stay findable."""
         self._waiting = [r for r in self._waiting if r.id != request_id]
         for row in self._rows:
             if row.request.id == request_id:
@@ -158,6 +163,7 @@ class Batcher:
 
     @torch.inference_mode()
     def step(self) -> Sequence[Finished]:
+        """See `Backend.step`: one token of each decoding row, some prompt tokens of the others."""
         started = time.perf_counter()
         self._admit()
         plan = self._plan()
@@ -168,6 +174,7 @@ class Batcher:
         return finished
 
     def close(self) -> None:
+        """Drop all requests; the weights go with the object."""
         self._rows.clear()
         self._waiting.clear()
 
@@ -197,6 +204,7 @@ class Batcher:
         self.version, self._next_version = self._next_version, None
 
     def statistics(self) -> EngineStatistics:
+        """See `Engine.statistics`."""
         return EngineStatistics(
             len(self._rows), len(self._waiting), self._generated, self._prefilled, self._busy_s
         )

@@ -44,6 +44,7 @@ class Linear:
         product, bias = torch.ops.mkldnn._linear_pointwise.default, self.bias
 
         def forward(x: Tensor) -> Tensor:
+            """The product with the reordered weight."""
             return product(x, reordered, bias, "none", [], "")
 
         self._forward = forward

@@ -29,9 +29,13 @@ UPDATE_TIMEOUT_S = 600.0
 class TextCodec(Protocol):
     """What the engine needs of a tokenizer when a script speaks in text."""
 
-    def encode(self, text: str, /) -> list[int]: ...
+    def encode(self, text: str, /) -> list[int]:
+        """Ids of a reply's text."""
+        ...
 
-    def decode(self, token_ids: Sequence[int], /) -> str: ...
+    def decode(self, token_ids: Sequence[int], /) -> str:
+        """Text of ids, to find stop strings in."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,10 +102,12 @@ class ScriptedEngine:
 
     @property
     def version(self) -> int:
+        """See `Engine.version`."""
         return self._version
 
     @property
     def max_context(self) -> int:
+        """See `Engine.max_context`."""
         return self._max_context
 
     async def open(self) -> None:
@@ -143,14 +149,17 @@ class ScriptedEngine:
         """A script has no parameters: nothing is kept."""
 
     async def finish_update(self) -> None:
+        """Count the new version and let requests go on."""
         self._version = self._next_version
         self._current.set()
 
     async def close(self) -> None:
+        """Refuse further requests; those that wait for an update are refused too."""
         self._closed = True
         self._current.set()
 
     def statistics(self) -> EngineStatistics:
+        """See `Engine.statistics`; busy time is the simulated one."""
         return EngineStatistics(self._running, 0, self._generated, self._prefilled, self._busy_s)
 
     async def _ready(self) -> None:

@@ -81,10 +81,12 @@ class TransformersEngine:
 
     @property
     def version(self) -> int:
+        """See `Engine.version`."""
         return self._thread.backend.version
 
     @property
     def max_context(self) -> int:
+        """See `Engine.max_context`."""
         return self._thread.backend.max_context
 
     async def open(self) -> None:
@@ -121,9 +123,11 @@ class TransformersEngine:
         await self._thread.call(lambda batcher: batcher.finish_update())
 
     async def close(self) -> None:
+        """See `Engine.close`."""
         await self._thread.close()
 
     def statistics(self) -> EngineStatistics:
+        """See `Engine.statistics`."""
         return self._thread.backend.statistics()
 
 

@@ -87,10 +87,12 @@ class VllmEngine:
 
     @property
     def version(self) -> int:
+        """See `Engine.version`."""
         return self._thread.backend.version
 
     @property
     def max_context(self) -> int:
+        """See `Engine.max_context`."""
         return self._thread.backend.max_context
 
     async def open(self) -> None:
@@ -122,9 +124,11 @@ class VllmEngine:
         await self._thread.call(lambda backend: backend.finish_update())
 
     async def close(self) -> None:
+        """See `Engine.close`."""
         await self._thread.close()
 
     def statistics(self) -> EngineStatistics:
+        """See `Engine.statistics`."""
         return self._thread.backend.statistics()
 
 
@@ -148,9 +152,11 @@ class _VllmBackend:
 
     @property
     def busy(self) -> bool:
+        """See `Backend.busy`; False between `begin_update` and `finish_update`."""
         return self._next_version is None and bool(self._running)
 
     def submit(self, request: Request) -> None:
+        """See `Backend.submit`. Raises UserError for what vLLM cannot compute."""
         n, sampling = len(request.token_ids), request.sampling
         if n == 0:
             raise UserError("an empty row cannot be continued: give at least one token")
@@ -176,10 +182,12 @@ class _VllmBackend:
         self._running[str(request.id)] = _Running(request, str(internal), matcher)
 
     def abort(self, request_id: int) -> None:
+        """See `Backend.abort`."""
         if self._running.pop(str(request_id), None) is not None:
             self._engine.abort_request([str(request_id)])
 
     def step(self) -> Sequence[Finished]:
+        """See `Backend.step`: one step of vLLM, stop strings looked for in what it gave."""
         started = time.perf_counter()
         finished: list[Finished] = []
         for output in self._engine.step():
@@ -232,6 +240,7 @@ class _VllmBackend:
         self.version, self._next_version = self._next_version, None
 
     def statistics(self) -> EngineStatistics:
+        """See `Engine.statistics`; vLLM's own queue counts as running."""
         return EngineStatistics(
             len(self._running), 0, self._generated, self._prefilled, self._busy_s
         )

@@ -39,6 +39,7 @@ class LayerWeights:
     down: Linear
 
     def linears(self) -> tuple[Linear, ...]:
+        """The layer's matrix products, in the order they are computed."""
         return self.qkv, self.out, self.gate_up, self.down
 
 
@@ -164,6 +165,7 @@ class Weights:
         self, name: str, target: Tensor, *, rotary: bool = False, size: torch.Size | None = None
     ) -> None:
         def copy(source: Tensor) -> None:
+            """Write one parameter into its place, rotary rows reordered."""
             target.copy_(pair_up(source, self.shape.head_dim) if rotary else source)
 
         self._targets[name] = copy

@@ -139,6 +139,7 @@ class EngineThread(Generic[BackendT]):
         future: Future[T] = loop.create_future()
 
         def run() -> None:
+            """On the thread: run the function and hand its outcome to the caller's loop."""
             try:
                 value = function(self.backend)
             except UserError as error:
@@ -233,6 +234,7 @@ def _post_result(loop: AbstractEventLoop, future: Future[T], value: T | BaseExce
     """Settle a future of another thread's loop; one that is gone or cancelled is left alone."""
 
     def settle() -> None:
+        """On the future's own loop."""
         if future.done():
             return
         if isinstance(value, BaseException):

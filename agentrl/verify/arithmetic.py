@@ -84,12 +84,14 @@ class _Reader:
         return self.tokens[i].text if i < len(self.tokens) else ""
 
     def take(self) -> Token:
+        """The next token, consumed. Raises Unreadable at the end."""
         if self.at >= len(self.tokens):
             raise Unreadable("ends early")
         self.at += 1
         return self.tokens[self.at - 1]
 
     def expect(self, text: str) -> None:
+        """Consume `text` or raise Unreadable."""
         if self.take().text != text:
             raise Unreadable(f"no {text}")
 
@@ -103,6 +105,7 @@ class _Reader:
         return total
 
     def signed(self, depth: int) -> Value:
+        """The first product of a sum, with at most one sign before it."""
         if self.peek() in ("+", "-"):
             negative = self.take().text == "-"
             value = self.product(depth)
@@ -148,6 +151,7 @@ class _Reader:
         return literal(whole.text) + part
 
     def starts_factor(self) -> bool:
+        """Whether the next token can begin a factor that stands there without a `*`."""
         if self.at >= len(self.tokens):
             return False
         token = self.tokens[self.at]
@@ -159,6 +163,7 @@ class _Reader:
         return token.text in ("(", "{")
 
     def power(self, depth: int) -> Value:
+        """An atom and its exponent; `a^b^c` without braces is refused."""
         base = self.atom(depth)
         if self.peek() != "^":
             return base
@@ -176,6 +181,7 @@ class _Reader:
         return self.atom(depth)
 
     def atom(self, depth: int) -> Value:
+        """A number, group, fraction, root, function or symbol; the innermost rule."""
         token = self.take()
         if depth > MAX_DEPTH:
             raise Unreadable("too deep")
@@ -210,6 +216,7 @@ class _Reader:
         raise Unreadable(name)
 
     def variable(self, name: str) -> Value:
+        """The value at a variable's sample points; a subscript makes it another variable."""
         if self.peek() == "_":
             self.take()
             name += "_" + self.subscript()
@@ -217,6 +224,7 @@ class _Reader:
         return sample(name)
 
     def subscript(self) -> str:
+        """The one number or word under `_`, braces removed."""
         token = self.take()
         if token.text == "{":
             token = self.take()
@@ -244,6 +252,7 @@ class _Reader:
         return self.symbol(token)
 
     def sqrt(self, depth: int) -> Value:
+        r"""A root, of order 2 to 6 where `[n]` says so; `\sqrt12` is refused."""
         degree = 2
         if self.peek() == "[":
             self.take()

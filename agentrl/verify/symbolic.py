@@ -59,12 +59,14 @@ def load_math_verify() -> Compare:
     config = [math_verify.LatexExtractionConfig(boxed_match_priority=0)]
 
     def read(answer: str) -> list[object]:
+        """What math-verify makes of a boxed answer: values, and the text it found them in."""
         found: list[object] = math_verify.parse(
             r"\boxed{" + answer + "}", config, parsing_timeout=None
         )
         return found
 
     def compare(gold: str, prediction: str) -> bool | None:
+        """None when the gold has no value; the prediction is judged strictly."""
         wanted = read(gold) if balanced(gold) else []
         if not any(not isinstance(one, str) for one in wanted):
             return None

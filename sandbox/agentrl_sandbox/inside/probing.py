@@ -79,6 +79,7 @@ def _in_new_pid_namespace(act: Callable[[str], str]) -> str:
 
 def _namespaces() -> str:
     def act(how: str) -> str:
+        """In the new namespaces: build the file tree and look at it."""
         namespaces.build_root(visible.readable())
         if os.path.exists("/proc/self") or not os.path.exists(os.__file__):
             raise OSError("the private file tree is not as ordered")
@@ -89,6 +90,7 @@ def _namespaces() -> str:
 
 def _session_mounts() -> str:
     def act(how: str) -> str:
+        """In the new namespaces: fork a session child that mounts its own folders."""
         own = os.open("/proc/self/ns/pid", os.O_RDONLY)
         namespaces.build_root(visible.readable())
         pid = namespaces.fork_session(own)

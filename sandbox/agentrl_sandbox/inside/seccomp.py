@@ -68,9 +68,11 @@ class _Program:
         self.code: list[tuple[int, int, int, int]] = []
 
     def emit(self, operation: int, value: int, yes: int = 0, no: int = 0) -> None:
+        """Append one instruction; `yes` and `no` are how many to skip after a comparison."""
         self.code.append((operation, yes, no, value & 0xFFFFFFFF))
 
     def always(self, name: str, answer: int) -> None:
+        """Answer every call of that name; one that this machine lacks needs no rule."""
         number = NUMBERS[kernel.ARCH].get(name)
         if number is not None:
             self.emit(_JEQ, number, 0, 1)
@@ -94,6 +96,7 @@ class _Program:
         self.emit(_RET, other)
 
     def packed(self) -> bytes:
+        """The instructions as an array of `struct sock_filter`."""
         return b"".join(struct.pack("=HBBI", *instruction) for instruction in self.code)
 
 
