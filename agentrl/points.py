@@ -32,6 +32,8 @@ class Ctx:
     """The run's seed; combine it with ids through `agentrl.seeds.derive`, never with a clock."""
     metrics: Mapping[str, float] = field(default_factory=dict[str, float])
     """Metrics of the previous step."""
+    repeat: int = 0
+    """How often this step has drawn the task before: one-shot sources and small files repeat it."""
 
 
 class EpisodeRunner(Protocol):

@@ -85,7 +85,7 @@ class Trajectory:
     """One finished episode. Later stages return `replace`d copies."""
 
     uid: str
-    """Unique in the run: `step/task/sibling[/branch]`."""
+    """Unique in the run: `step/task/sibling[+repeat][/branch]`."""
     task: Task
     sibling: int
     """Index in its group."""

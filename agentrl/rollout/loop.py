@@ -224,17 +224,18 @@ class Episodes:
         self._slots = Slots(in_flight)
         self._retries = retries
 
-    def seeds(self, task: Task, sibling: int, step: int) -> Seeds:
+    def seeds(self, task: Task, sibling: int, step: int, repeat: int = 0) -> Seeds:
         """H(run, step, task, sibling) for sampling; the task's own seed for the environment."""
+        again = (repeat,) if repeat else ()
         return Seeds(
             env=derive(self._seed, task.id, task.seed),
-            sampling=derive(self._seed, step, task.id, sibling),
+            sampling=derive(self._seed, step, task.id, sibling, *again),
         )
 
     async def run(self, task: Task, sibling: int, ctx: Ctx) -> Trajectory:
         """One finished trajectory; after `retries` fresh attempts the last failure is returned."""
-        uid = f"{ctx.step}/{task.id}/{sibling}"
-        seeds = self.seeds(task, sibling, ctx.step)
+        uid = f"{ctx.step}/{task.id}/{sibling}" + (f"+{ctx.repeat}" if ctx.repeat else "")
+        seeds = self.seeds(task, sibling, ctx.step, ctx.repeat)
         async with self._slots.slot():
             for attempt in range(self._retries):
                 trajectory = await run_episode(

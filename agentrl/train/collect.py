@@ -7,6 +7,7 @@ optimiser-step boundary, for all scored groups, gated-out ones included.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -68,11 +69,12 @@ async def collect(method: Method, history: HistoryStore, ctx: Ctx, n_tasks: int)
     everyone: list[Group] = []
     writes: list[Write] = []
     dropped: dict[str, int] = {}
+    drawn: Counter[str] = Counter()
     rounds = 0
     while len(kept) < n_tasks and rounds < method.rounds:
         rounds += 1
         tasks = method.source.next(n_tasks - len(kept), ctx)
-        played = await play(tasks, method.plan, method.services, ctx, arrived=lambda _: None)
+        played = await play(tasks, method.plan, method.services, ctx, lambda _: None, drawn)
         groups = await score(played, method.services)
         _refuse_if_all_failed(groups)
         for group in groups:

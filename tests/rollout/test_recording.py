@@ -263,3 +263,14 @@ async def test_uids_are_unique_in_a_group(world: Any, in_flight: int):
     assert [t.uid for t in group.trajectories] == [f"2/t/{i}" for i in range(4)]
     assert [t.sibling for t in group.trajectories] == [0, 1, 2, 3]
     assert group.step == 2
+
+
+async def test_a_repeated_task_has_seeds_and_uids_of_its_own(world: Any):
+    """The environment's seed stays the task's."""
+    runner = Episodes(world.parts(world.turns(ANSWER)), seed=1)
+    ctx = Ctx(step=2, total_steps=3, seed=1)
+    first = await runner.run(world.task, 0, ctx)
+    again = await runner.run(world.task, 0, Ctx(step=2, total_steps=3, seed=1, repeat=1))
+    assert (first.uid, again.uid) == ("2/t/0", "2/t/0+1")
+    assert first.seed != again.seed
+    assert len(set(world.log.env_seeds)) == 1

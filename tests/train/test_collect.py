@@ -260,3 +260,29 @@ async def test_otc_across_two_steps_by_hand(hand: Any):
         rewards.append(found.kept[0].trajectories[0].reward)
     assert rewards == pytest.approx([1.0, np.sin(2 * np.pi / 3)])
     assert history.get(NAMESPACE, "q0") == 2.0
+
+
+async def test_a_task_drawn_again_in_a_step_is_sampled_anew(hand: Any):
+    """One-shot: the same task three times in the first round, once more in the second."""
+    repeats: list[int] = []
+
+    class One(Source):
+        def next(self, n: int, ctx: Ctx) -> list[Task]:
+            return [Task("only", "?")] * n
+
+    class Counts(Plan):
+        async def collect(self, task: Task, services: Services, ctx: Ctx) -> Group:
+            repeats.append(ctx.repeat)
+            group = hand.group(task.id, 1.0, 0.0)
+            members = [replace(t, uid=f"{t.uid}+{ctx.repeat}") for t in group.trajectories]
+            return Group(task, tuple(members), ctx.step)
+
+    gated: list[Verdict] = [Drop("first"), Keep(), Keep(), Keep()]
+    plan = Method(
+        source=One(), plan=Counts(hand, lambda i: ()), services=SERVICES,
+        gate=lambda *_: gated.pop(0), rounds=2,
+    )  # fmt: skip
+    found = await collect(plan, HistoryStore(), CTX, 3)
+    assert repeats == [0, 1, 2, 3]
+    uids = [t.uid for g in found.everyone for t in g.trajectories]
+    assert len(uids) == len(set(uids)) == 8

@@ -279,3 +279,15 @@ def test_the_default_command_composes(tmp_path: Path):
         "local",
     )
     assert validated(config.model_dump(mode="json")) == config
+
+
+def test_fewer_tasks_than_a_step_wants(dice: Dice, tmp_path: Path):
+    """Two tasks, three groups a step: the repeated one is sampled anew, every uid is there once."""
+    path = tmp_path / "tasks.jsonl"
+    path.write_text(GSM8K + GSM8K.replace("1+1", "2+0"))
+    config = dice(dir=str(tmp_path / "run"), data={"path": str(path)}, train={"steps": 2})
+    folder = train(config, sinks=[], command="x")
+    text = (folder / "trajectories.jsonl").read_text()
+    stored = [from_line(line) for line in text.split("\n")[:-1]]
+    assert len({t.uid for t in stored}) == len(stored) == 2 * 3 * 4
+    assert len({t.seed for t in stored}) == len(stored)
