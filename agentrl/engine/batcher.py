@@ -138,16 +138,9 @@ class Batcher:
 
     def submit(self, request: Request) -> None:
         """See `Backend.submit`. Raises UserError for a row that cannot be computed."""
-        n, vocab = len(request.token_ids), self._weights.shape.vocab
-        if n == 0:
-            raise UserError("an empty row cannot be continued: give at least one token")
-        if n > self.max_context or (n == self.max_context and not request.scoring):
-            raise UserError(
-                f"a row of {n} tokens leaves no room in engine.max_context={self.max_context}: "
-                "end the episode before, or raise it"
-            )
-        if request.token_ids.max() >= vocab or request.token_ids.min() < 0:
-            raise UserError(f"a token id lies outside the model's vocabulary of {vocab}")
+        room = 0 if request.scoring else 1
+        vocab = self._weights.shape.vocab
+        request.check(vocab=vocab, max_context=self.max_context, room=room)
         if request.sampling.stop and self._tokenizer is None:
             raise UserError("stop strings need a tokenizer: give the engine one")
         self._waiting.append(request)

@@ -9,6 +9,7 @@ import numpy as np
 
 from agentrl.engine.base import Generation, Sampling, StopKind
 from agentrl.engine.stops import StopMatcher
+from agentrl.errors import UserError
 from agentrl.transcript import Float32Array, Int32Array
 
 Result: TypeAlias = Generation | Float32Array
@@ -27,6 +28,19 @@ class Request:
     sampling: Sampling
     scoring: bool = False
     """True: give the logprobs of `token_ids` instead of new tokens."""
+
+    def check(self, *, vocab: int, max_context: int, room: int) -> None:
+        """Raises UserError for a row that is empty, too long with `room` more tokens, or not ids."""
+        n = len(self.token_ids)
+        if n == 0:
+            raise UserError("an empty row cannot be continued: give at least one token")
+        if n + room > max_context:
+            raise UserError(
+                f"a row of {n} tokens leaves no room in engine.max_context={max_context}: "
+                "end the episode before, or raise it"
+            )
+        if self.token_ids.max() >= vocab or self.token_ids.min() < 0:
+            raise UserError(f"a token id lies outside the model's vocabulary of {vocab}")
 
 
 @dataclass(slots=True, eq=False)

@@ -15,16 +15,14 @@ import torch
 
 from agentrl.engine.architecture import model_folder, read_architecture, rotations
 from agentrl.engine.attention import invariant_heads
-from agentrl.engine.base import Bucket, EngineStatistics, Generation, Sampling
 from agentrl.engine.batcher import Batcher
 from agentrl.engine.cache import Cache
 from agentrl.engine.decoder import Decoder
 from agentrl.engine.linear import can_pack, prove_rows
 from agentrl.engine.stops import Decodes
+from agentrl.engine.threaded import ThreadedEngine
 from agentrl.engine.weights import Weights, read_safetensors, safetensors_files
-from agentrl.engine.worker import EngineThread
 from agentrl.errors import SetupError, UserError
-from agentrl.transcript import Float32Array, Int32Array
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 DEFAULT_MAX_CONTEXT = 8192
@@ -43,8 +41,8 @@ class _Settings:
     threads: int
 
 
-class TransformersEngine:
-    """Implements `agentrl.engine.base.Engine`.
+class TransformersEngine(ThreadedEngine[Batcher]):
+    """Implements `agentrl.engine.base.Engine`; opening proves `deterministic` on this machine.
 
     Weights are an explicit snapshot: `put` copies into the engine's own storage. Requests in flight
     across an update keep their tokens; their keys and values are recomputed under the new weights
@@ -74,61 +72,10 @@ class TransformersEngine:
             raise UserError(f"engine dtype {dtype!r} is not known: use {' or '.join(DTYPES)}")
         if max_batch < 1 or threads < 1:
             raise UserError("engine.max_batch and engine.threads are at least 1")
-        self._settings = _Settings(
+        settings = _Settings(
             model, tokenizer, dtype, device, max_batch, max_context, deterministic, threads
         )
-        self._thread = EngineThread(lambda: _load(self._settings), name="transformers")
-
-    @property
-    def version(self) -> int:
-        """See `Engine.version`."""
-        return self._thread.backend.version
-
-    @property
-    def max_context(self) -> int:
-        """See `Engine.max_context`."""
-        return self._thread.backend.max_context
-
-    async def open(self) -> None:
-        """Load. Raises UserError for a model it cannot run; SetupError when `deterministic` cannot
-        be kept on this machine."""
-        await self._thread.open()
-
-    async def generate(self, token_ids: Int32Array, sampling: Sampling) -> Generation:
-        """Continue a row.
-
-        Raises UserError for an empty row, one that fills `max_context`, or stop strings without a
-        tokenizer; EngineError when the engine died.
-        """
-        result = await self._thread.request(token_ids, sampling)
-        assert isinstance(result, Generation)
-        return result
-
-    async def score(self, token_ids: Int32Array, sampling: Sampling) -> Float32Array:
-        """Logprobs [t] of a fixed row under `sampling.temperature`; entry 0 is 0.0."""
-        result = await self._thread.request(token_ids, sampling, scoring=True)
-        assert not isinstance(result, Generation)
-        return result
-
-    async def begin_update(self, version: int) -> None:
-        """Pause between two steps and expect new weights."""
-        await self._thread.call(lambda batcher: batcher.begin_update(version))
-
-    async def put(self, bucket: Bucket) -> None:
-        """Copy some parameters in, named as `state_dict()` of the model names them."""
-        await self._thread.call(lambda batcher: batcher.put(bucket))
-
-    async def finish_update(self) -> None:
-        """Go on with the new weights. Raises EngineError, and ends the engine, when one is missing."""
-        await self._thread.call(lambda batcher: batcher.finish_update())
-
-    async def close(self) -> None:
-        """See `Engine.close`."""
-        await self._thread.close()
-
-    def statistics(self) -> EngineStatistics:
-        """See `Engine.statistics`."""
-        return self._thread.backend.statistics()
+        super().__init__(lambda: _load(settings), name="transformers")
 
 
 @torch.inference_mode()

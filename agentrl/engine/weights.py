@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -186,6 +186,17 @@ def safetensors_files(folder: Path) -> list[Path]:
             f"{folder} holds no model*.safetensors: save the model with save_pretrained"
         )
     return files
+
+
+def saved_names(files: Iterable[Path]) -> set[str]:
+    """Names of the parameters saved in the files, read from their headers."""
+    from safetensors import safe_open
+
+    names: set[str] = set()
+    for file in files:
+        with cast(Any, safe_open(file, "pt")) as opened:  # safetensors leaves it untyped
+            names.update(cast("list[str]", opened.keys()))
+    return names
 
 
 def read_safetensors(files: Iterable[Path]) -> Iterator[Bucket]:
