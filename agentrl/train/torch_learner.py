@@ -4,43 +4,32 @@ from __future__ import annotations
 
 import copy
 import os
-from collections import defaultdict
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from agentrl.algo.aux import OwnTokens, Supervised
 from agentrl.algo.batch import demo_batch
-from agentrl.algo.loss import Aggregate, TokenScores
-from agentrl.algo.offpolicy import OFF, Correction, denominators
-from agentrl.algo.types import Batch, ForwardOutput, MicroBatch
+from agentrl.algo.loss import Aggregate
+from agentrl.algo.offpolicy import OFF, Correction
+from agentrl.algo.types import Batch
 from agentrl.engine.base import Bucket
 from agentrl.errors import RunFailed, UserError
 from agentrl.points import AuxTerm, Ctx, PolicyLoss
 from agentrl.train.causal_lm import CausalLM, Precision
 from agentrl.train.learner_state import MODEL, LearnerState
+from agentrl.train.objective import DemoObjective, Loss, Objective, Step, summary
 from agentrl.train.optimizer import AdamWOptions, NamedAdamW
 from agentrl.train.token_log import TokenLog
-from agentrl.transcript import (
-    Float32Array,
-    Int32Array,
-    Origin,
-    Segment,
-    Transcript,
-    floats_array,
-)
+from agentrl.transcript import Float32Array, Int32Array, Origin, Segment, Transcript, floats_array
 
 BUCKET_BYTES = 256 * 2**20
 """Size from which `export` starts a new bucket."""
 MAX_SKIPPED = 3
 """Steps in a row without a finite gradient that end the run."""
-
-Loss = Callable[[MicroBatch, TokenScores], Tensor]
-"""A micro-batch and its scores (with gradient) -> its share of the loss."""
 
 
 class TorchLearner:
@@ -173,14 +162,14 @@ class TorchLearner:
         if batch.old_logprobs is None and (len(parts) > 1 or correction.normalize):
             batch = replace(batch, old_logprobs=self.logprobs(batch))
             parts = batch.minibatches(minibatches)
-        objective = _Objective(loss, aggregate, tuple(aux), correction, ctx, TokenLog(self.version))
-        steps: list[_Step] = []
+        objective = Objective(loss, aggregate, tuple(aux), correction, ctx, TokenLog(self.version))
+        steps: list[Step] = []
         for part in parts:
             if part.batch.n_tokens:
                 objective.start(part.batch, part.take(advantages))
                 steps.append(self._step(part.batch, objective.wanted, objective))
         self._version += any(step.stepped for step in steps)
-        metrics = objective.summary(len(steps)) | _summary(steps)
+        metrics = objective.summary(len(steps)) | summary(steps)
         return metrics | {
             "lr": lr,
             "n_tokens": float(batch.n_tokens),
@@ -190,25 +179,11 @@ class TorchLearner:
 
     def sft_update(self, batch: Batch) -> Mapping[str, float]:
         """See `Learner.sft_update`. Scored at temperature 1, whatever the segments say."""
-        batch = replace(batch, temperatures=torch.ones_like(batch.temperatures))
-        term = Supervised()
-        wanted = term.tokens(batch)
-        n_tokens = int(wanted.sum())
-        if not n_tokens:
-            raise UserError("no DEMO token in the batch; a supervised update needs expert text")
-        entropy = 0.0
-
-        def share(micro: MicroBatch, scores: TokenScores) -> Tensor:
-            nonlocal entropy
-            entropy += float(scores.entropies.detach().sum())
-            output = ForwardOutput(scores.logprobs, scores.entropies, n_tokens)
-            return term(output, micro.batch.to(scores.logprobs.device), _NO_CTX)[0]
-
+        objective = DemoObjective(batch)
         lr = self._optimizer.lr
-        step = self._step(batch, wanted, share)
+        step = self._step(objective.batch, objective.wanted, objective)
         self._version += step.stepped
-        counts = {"n_tokens": float(n_tokens), "entropy": entropy / n_tokens, "lr": lr}
-        return _summary([step]) | counts
+        return summary([step]) | objective.summary() | {"lr": lr}
 
     def export(self) -> Iterator[Bucket]:
         """See `Learner.export`. Live views: the engine copies what it keeps."""
@@ -275,7 +250,7 @@ class TorchLearner:
                 result[micro.rows, : scored.shape[1]] = scored
         return result
 
-    def _step(self, batch: Batch, tokens: Tensor, loss: Loss) -> _Step:
+    def _step(self, batch: Batch, tokens: Tensor, loss: Loss) -> Step:
         """Accumulate the gradient over micro-batches, then one optimiser step."""
         total = 0.0
         with _determinism(self._deterministic):
@@ -291,100 +266,7 @@ class TorchLearner:
                 f"the gradient was not finite in {MAX_SKIPPED} steps in a row (loss {total:g}); "
                 "lower learner.lr, or use dtype=float32"
             )
-        return _Step(total, norm, stepped)
-
-
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """One optimiser step."""
-
-    loss: float
-    grad_norm: float
-    stepped: bool
-
-
-class _Objective:
-    """The policy loss with its correction and auxiliary terms, over one update."""
-
-    def __init__(
-        self,
-        loss: PolicyLoss,
-        aggregate: Aggregate,
-        aux: tuple[AuxTerm, ...],
-        correction: Correction,
-        ctx: Ctx,
-        log: TokenLog,
-    ) -> None:
-        self._loss, self._aggregate, self._aux = loss, aggregate, aux
-        self._correction, self._ctx, self._log = correction, ctx, log
-        self._sums: defaultdict[str, float] = defaultdict(float)
-        self._aux_sums: defaultdict[str, float] = defaultdict(float)
-        self._n_tokens = 0
-
-    def start(self, batch: Batch, advantages: Tensor) -> None:
-        """Take up the minibatch of the next optimiser step; both are [B, T] of it."""
-        self._advantages = advantages
-        self._n_tokens += batch.n_tokens
-        own = [term.tokens(batch) if isinstance(term, OwnTokens) else None for term in self._aux]
-        self._counts = [batch.n_tokens if mask is None else int(mask.sum()) for mask in own]
-        self.wanted = batch.mask.clone()
-        """bool [B, T]: tokens that the policy term or an auxiliary term needs scored."""
-        for mask in own:
-            if mask is not None:
-                self.wanted |= mask
-        self._weights: Tensor | None = None
-        if batch.old_logprobs is not None:
-            against = denominators(batch, batch.old_logprobs, self._correction)
-            self._weights = self._correction.weights(against.old, against.behaviour, batch.mask)
-
-    def __call__(self, micro: MicroBatch, scores: TokenScores) -> Tensor:
-        """The micro-batch's share of the step's loss, with gradient."""
-        device = scores.logprobs.device
-        batch = micro.batch.to(device)
-        advantages = micro.take(self._advantages).to(device)
-        before = scores.logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
-        against = denominators(batch, before, self._correction)
-        if self._weights is None:
-            weights = self._correction.weights(against.old, against.behaviour, batch.mask)
-        else:
-            weights = micro.take(self._weights).to(device)
-        losses, metrics = self._loss(scores.logprobs, against.old, advantages, batch.mask)
-        total = self._aggregate(losses * weights, batch)
-        for name, value in metrics.items():
-            self._sums[name] += float(value)
-        for term, count in zip(self._aux, self._counts, strict=True):
-            output = ForwardOutput(scores.logprobs, scores.entropies, count)
-            share, metrics = term(output, batch, self._ctx)
-            total = total + share
-            for name, value in metrics.items():
-                self._aux_sums[name] += float(value)
-        self._log.add(
-            batch,
-            learner=before,
-            against=against,
-            weights=weights,
-            entropies=scores.entropies,
-            advantages=advantages,
-        )
-        return total
-
-    def summary(self, n_steps: int) -> dict[str, float]:
-        """Metrics of the update: means over its tokens, auxiliary terms' over its steps."""
-        per_token = {name: total / max(self._n_tokens, 1) for name, total in self._sums.items()}
-        per_step = {name: total / max(n_steps, 1) for name, total in self._aux_sums.items()}
-        return per_token | per_step | dict(self._log.summary(self._correction))
-
-
-def _summary(steps: Sequence[_Step]) -> dict[str, float]:
-    if not steps:
-        return {"optimizer_steps": 0.0, "skipped_steps": 0.0}
-    finite = [step.grad_norm for step in steps if step.stepped]
-    metrics = {
-        "loss": sum(step.loss for step in steps) / len(steps),
-        "optimizer_steps": float(len(finite)),
-        "skipped_steps": float(len(steps) - len(finite)),
-    }
-    return metrics | ({"grad_norm": sum(finite) / len(finite)} if finite else {})
+        return Step(total, norm, stepped)
 
 
 def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -401,7 +283,5 @@ def _determinism(enabled: bool) -> Generator[None]:
     finally:
         torch.use_deterministic_algorithms(before)
 
-
-_NO_CTX = Ctx(step=0, total_steps=0, seed=0)
 
 __all__ = ["TorchLearner"]

@@ -1,0 +1,149 @@
+"""The loss of one policy update, micro-batch by micro-batch, and what its optimiser steps gave."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from agentrl.algo.aux import OwnTokens, Supervised
+from agentrl.algo.loss import Aggregate, TokenScores
+from agentrl.algo.offpolicy import Correction, denominators
+from agentrl.algo.types import Batch, ForwardOutput, MicroBatch
+from agentrl.errors import UserError
+from agentrl.points import AuxTerm, Ctx, PolicyLoss
+from agentrl.train.token_log import TokenLog
+
+Loss = Callable[[MicroBatch, TokenScores], Tensor]
+"""A micro-batch and its scores (with gradient) -> its share of the loss."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One optimiser step, taken or skipped."""
+
+    loss: float
+    grad_norm: float
+    """Global norm before clipping."""
+    stepped: bool
+    """False when the gradient was not finite and nothing changed."""
+
+
+class Objective:
+    """The policy loss with its correction and auxiliary terms, over one update."""
+
+    def __init__(
+        self,
+        loss: PolicyLoss,
+        aggregate: Aggregate,
+        aux: tuple[AuxTerm, ...],
+        correction: Correction,
+        ctx: Ctx,
+        log: TokenLog,
+    ) -> None:
+        """Call `start` before each optimiser step, then the objective once per micro-batch."""
+        self._loss, self._aggregate, self._aux = loss, aggregate, aux
+        self._correction, self._ctx, self._log = correction, ctx, log
+        self._sums: defaultdict[str, float] = defaultdict(float)
+        self._aux_sums: defaultdict[str, float] = defaultdict(float)
+        self._n_tokens = 0
+
+    def start(self, batch: Batch, advantages: Tensor) -> None:
+        """Take up the minibatch of the next optimiser step; both are [B, T] of it."""
+        self._advantages = advantages
+        self._n_tokens += batch.n_tokens
+        own = [term.tokens(batch) if isinstance(term, OwnTokens) else None for term in self._aux]
+        self._counts = [batch.n_tokens if mask is None else int(mask.sum()) for mask in own]
+        self.wanted = batch.mask.clone()
+        """bool [B, T]: tokens that the policy term or an auxiliary term needs scored."""
+        for mask in own:
+            if mask is not None:
+                self.wanted |= mask
+        self._weights: Tensor | None = None
+        if batch.old_logprobs is not None:
+            against = denominators(batch, batch.old_logprobs, self._correction)
+            self._weights = self._correction.weights(against.old, against.behaviour, batch.mask)
+
+    def __call__(self, micro: MicroBatch, scores: TokenScores) -> Tensor:
+        """The micro-batch's share of the step's loss, with gradient."""
+        device = scores.logprobs.device
+        batch = micro.batch.to(device)
+        advantages = micro.take(self._advantages).to(device)
+        before = scores.logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
+        against = denominators(batch, before, self._correction)
+        if self._weights is None:
+            weights = self._correction.weights(against.old, against.behaviour, batch.mask)
+        else:
+            weights = micro.take(self._weights).to(device)
+        losses, metrics = self._loss(scores.logprobs, against.old, advantages, batch.mask)
+        total = self._aggregate(losses * weights, batch)
+        for name, value in metrics.items():
+            self._sums[name] += float(value)
+        for term, count in zip(self._aux, self._counts, strict=True):
+            output = ForwardOutput(scores.logprobs, scores.entropies, count)
+            share, metrics = term(output, batch, self._ctx)
+            total = total + share
+            for name, value in metrics.items():
+                self._aux_sums[name] += float(value)
+        self._log.add(
+            batch,
+            learner=before,
+            against=against,
+            weights=weights,
+            entropies=scores.entropies,
+            advantages=advantages,
+        )
+        return total
+
+    def summary(self, n_steps: int) -> dict[str, float]:
+        """Metrics of the update: means over its tokens, auxiliary terms' over its steps."""
+        per_token = {name: total / max(self._n_tokens, 1) for name, total in self._sums.items()}
+        per_step = {name: total / max(n_steps, 1) for name, total in self._aux_sums.items()}
+        return per_token | per_step | dict(self._log.summary(self._correction))
+
+
+class DemoObjective:
+    """The supervised loss of one batch: a mean over its DEMO tokens."""
+
+    def __init__(self, batch: Batch) -> None:
+        """Raises UserError for a batch without a DEMO token."""
+        self.batch = replace(batch, temperatures=torch.ones_like(batch.temperatures))
+        """The batch at temperature 1, whatever its segments say."""
+        self._term = Supervised()
+        self.wanted = self._term.tokens(self.batch)
+        """bool [B, T]: the DEMO tokens."""
+        self._n_tokens = int(self.wanted.sum())
+        if not self._n_tokens:
+            raise UserError("no DEMO token in the batch; a supervised update needs expert text")
+        self._entropy = 0.0
+
+    def __call__(self, micro: MicroBatch, scores: TokenScores) -> Tensor:
+        """The micro-batch's share of the loss, with gradient."""
+        self._entropy += float(scores.entropies.detach().sum())
+        output = ForwardOutput(scores.logprobs, scores.entropies, self._n_tokens)
+        return self._term(output, micro.batch.to(scores.logprobs.device), _NO_CTX)[0]
+
+    def summary(self) -> dict[str, float]:
+        """Metrics of the update: tokens, and their mean entropy."""
+        return {"n_tokens": float(self._n_tokens), "entropy": self._entropy / self._n_tokens}
+
+
+def summary(steps: Sequence[Step]) -> dict[str, float]:
+    """Metrics of optimiser steps: mean loss, mean norm of those taken, and how many were not."""
+    if not steps:
+        return {"optimizer_steps": 0.0, "skipped_steps": 0.0}
+    finite = [step.grad_norm for step in steps if step.stepped]
+    metrics = {
+        "loss": sum(step.loss for step in steps) / len(steps),
+        "optimizer_steps": float(len(finite)),
+        "skipped_steps": float(len(steps) - len(finite)),
+    }
+    return metrics | ({"grad_norm": sum(finite) / len(finite)} if finite else {})
+
+
+_NO_CTX = Ctx(step=0, total_steps=0, seed=0)
+
+__all__ = ["DemoObjective", "Loss", "Objective", "Step", "summary"]
