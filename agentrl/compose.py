@@ -18,8 +18,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from agentrl.config import EnvConfig, RunConfig, accepts, validated
+from agentrl.config import EnvConfig, RunConfig, validated
 from agentrl.errors import UserError
+from agentrl.plugins import accepts
 from agentrl.suggest import did_you_mean
 
 GROUPS: Mapping[str, str] = {

@@ -18,8 +18,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal, TypeAlias, cast
 
-from agentrl.config import RunConfig, build
+from agentrl.config import RunConfig
 from agentrl.errors import AgentRLError
+from agentrl.plugins import build
 from agentrl.registry import KINDS, Listed, listing
 from agentrl.sandbox import SandboxPool
 

@@ -72,7 +72,7 @@ async def _results(kind: str, name: str, config: RunConfig, *, real: bool) -> Se
 
 async def _pool(config: RunConfig, stack: AsyncExitStack) -> SandboxPool | None:
     """The configured sandbox, opened; None, with a warning, where this machine has none."""
-    from agentrl.config import build
+    from agentrl.plugins import build
 
     try:
         pool = build("sandbox", config.sandbox)
@@ -102,7 +102,7 @@ async def _env(config: RunConfig, pool: SandboxPool | None) -> Sequence[CheckRes
 
 
 async def _sandbox(config: RunConfig) -> Sequence[CheckResult]:
-    from agentrl.config import maker
+    from agentrl.plugins import maker
     from agentrl.testing import check_sandbox
 
     return await check_sandbox(maker("sandbox", config.sandbox))

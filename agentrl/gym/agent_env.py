@@ -11,11 +11,12 @@ from gymnasium.error import ResetNeeded
 from agentrl.chat.base import Inline, Presented, ToolProtocol
 from agentrl.chat.opening import open_conversation
 from agentrl.compose import config_root, read_yaml
-from agentrl.config import Plugin, RunConfig, build, maker, validated
+from agentrl.config import Plugin, RunConfig, validated
 from agentrl.env import Env, Observation, StepResult, TaskGenerator
 from agentrl.errors import UserError
 from agentrl.gym.session import LoopThread, Session
 from agentrl.gym.text_space import UnicodeText
+from agentrl.plugins import build, maker
 from agentrl.seeds import derive
 from agentrl.train.setup import env_factory, eval_tasks
 from agentrl.transcript import ids_array

@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from agentrl.algo.offpolicy import Correction
-from agentrl.config import Plugin, RunConfig, build
+from agentrl.config import Plugin, RunConfig
 from agentrl.env import Env
+from agentrl.plugins import build
 from agentrl.points import Services, TaskSource
 from agentrl.rollout.loop import Episodes, Parts
 from agentrl.seeds import derive

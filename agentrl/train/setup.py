@@ -16,12 +16,13 @@ import agentrl
 from agentrl.chat.base import Renderer, Tokenizer, ToolProtocol
 from agentrl.chat.doctor import renderer_for
 from agentrl.chat.tokenizers import load_tokenizer
-from agentrl.config import DataConfig, EnvConfig, Plugin, RunConfig, build, maker, run_folder_model
+from agentrl.config import DataConfig, EnvConfig, Plugin, RunConfig, run_folder_model
 from agentrl.data.source import FileTasks, GeneratedTasks
 from agentrl.data.tasks import load_hub_tasks, load_tasks
 from agentrl.engine.base import Engine, Sampling
 from agentrl.env import Env, TaskGenerator
 from agentrl.errors import UserError
+from agentrl.plugins import build, maker
 from agentrl.points import TaskSource
 from agentrl.registry import names, resolve
 from agentrl.rollout.limits import Limits, Slots

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from agentrl import compose as module
 from agentrl import registry
 from agentrl.compose import compose, config_root, dump, read_words, read_yaml
-from agentrl.config import Plugin, RunConfig, build, options, validated
+from agentrl.config import Plugin, RunConfig, validated
 from agentrl.errors import UserError
+from agentrl.plugins import build, options
 
 
 class Gadget:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from agentrl.config import Plugin, build
+from agentrl.config import Plugin
+from agentrl.plugins import build
 from agentrl.registry import listing, names, resolve
 from agentrl.testing import check_env, check_tool, failures
 from agentrl.tool import Tool
