@@ -1,6 +1,6 @@
 """Does training teach? Three seeds from the shipped model, and the controls that must fail.
 
-    python benchmarks/learning.py [--seeds 3] [--steps 80] [--tasks 512]
+    python benchmarks/learning.py [--seeds 3] [--steps 60] [--tasks 512]
 
 For each seed: sampled and greedy accuracy on the disjoint test split before and after `agentrl train
 env=retool_math`, with the same tasks and the same sampling seeds. Controls, one seed each: lr=0 gains
@@ -81,7 +81,7 @@ def main() -> int:
     """Run all and write the table; exit 1 when a claim does not hold."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=80)
+    parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--tasks", type=int, default=512)
     options = parser.parse_args()
     register("advantage", "flipped", Flipped)
