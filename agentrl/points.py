@@ -203,7 +203,6 @@ class Patch:
     """What a schedule changes from the next step on; None leaves a value alone."""
 
     lr: float | None = None
-    temperature: float | None = None
     reset_reference: bool = False
     reset_optimizer: bool = False
 
@@ -223,7 +222,6 @@ def combined(patches: Iterable[Patch]) -> Patch:
     for patch in patches:
         result = Patch(
             lr=result.lr if patch.lr is None else patch.lr,
-            temperature=result.temperature if patch.temperature is None else patch.temperature,
             reset_reference=result.reset_reference or patch.reset_reference,
             reset_optimizer=result.reset_optimizer or patch.reset_optimizer,
         )

@@ -23,7 +23,10 @@ def wilson(successes: int, trials: int) -> Interval:
     """Share of successes with the Wilson score interval (Wilson 1927). Raises ValueError on no trials."""
     if trials < 1 or not 0 <= successes <= trials:
         raise ValueError(f"{successes} successes in {trials} trials")
-    p = successes / trials
+    return _wilson(successes / trials, trials)
+
+
+def _wilson(p: float, trials: int) -> Interval:
     scale = 1 + Z95**2 / trials
     centre = (p + Z95**2 / (2 * trials)) / scale
     half = Z95 / scale * math.sqrt(p * (1 - p) / trials + Z95**2 / (4 * trials**2))
@@ -34,12 +37,15 @@ def wilson(successes: int, trials: int) -> Interval:
 def mean_of_tasks(shares: Sequence[float]) -> Interval:
     """Mean of per-task shares; siblings are not independent, so tasks are the unit.
 
-    Normal approximation over tasks, sample standard deviation. Raises ValueError on no task.
+    Normal approximation over tasks, sample standard deviation; Wilson's interval with the tasks as
+    trials where all shares are equal and that would have no width. Raises ValueError on no task.
     """
     if not shares:
         raise ValueError("no task was scored")
     mean = fmean(shares)
-    half = Z95 * stdev(shares) / math.sqrt(len(shares)) if len(shares) > 1 else 1.0
+    if len(set(shares)) == 1:
+        return _wilson(mean, len(shares))
+    half = Z95 * stdev(shares) / math.sqrt(len(shares))
     return Interval(mean, max(0.0, mean - half), min(1.0, mean + half))
 
 

@@ -176,6 +176,10 @@ def _learn(run: Run, collected: Collected, ctx: Ctx) -> dict[str, float]:
     patch = combined(schedule.at(ctx) for schedule in update.schedules)
     if patch.lr is not None:
         run.learner.set_lr(patch.lr)
+    if patch.reset_reference:
+        run.learner.snapshot_reference()
+    if patch.reset_optimizer:
+        run.learner.reset_optimizer()
     batch = make_batch(collected.kept, pad_id=PAD)
     advantages = estimate(update.advantage, batch, ctx)
     learnt = run.learner.update(

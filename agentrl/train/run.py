@@ -41,7 +41,8 @@ PROGRESS_EVERY = 50
 def train(config: RunConfig, *, sinks: Sequence[Sink], command: str) -> Path:
     """Train, from the start or from `resume`; returns the run folder.
 
-    Raises UserError, SetupError or RunFailed; an interrupt leaves a checkpoint behind.
+    Raises UserError, SetupError or RunFailed, those from inside a rollout in an ExceptionGroup; an
+    interrupt leaves a checkpoint behind.
     """
     folder, found = _folder(config)
     run, state = assemble(config, folder, sinks, found)

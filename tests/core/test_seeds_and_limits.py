@@ -49,8 +49,8 @@ async def test_an_unlimited_slot_opens_at_once():
 
 
 def test_patches_add_up():
-    patches = [Patch(lr=1.0, reset_reference=True), Patch(temperature=0.5), Patch(lr=2.0)]
-    assert combined(patches) == Patch(lr=2.0, temperature=0.5, reset_reference=True)
+    patches = [Patch(lr=1.0, reset_reference=True), Patch(reset_optimizer=True), Patch(lr=2.0)]
+    assert combined(patches) == Patch(lr=2.0, reset_reference=True, reset_optimizer=True)
 
 
 def test_hints():

@@ -83,7 +83,9 @@ def test_mean_of_tasks_by_hand():
     assert half == pytest.approx(0.2000, abs=1e-4)
 
 
-def test_one_task_says_nothing():
-    assert mean_of_tasks([1.0]) == (1.0, 0.0, 1.0)
+def test_equal_tasks_are_not_certainty():
+    """Wilson with n tasks all right: low = n / (n + z^2); 1 task 1/4.8415, 20 tasks 20/23.8415."""
+    assert mean_of_tasks([1.0]) == pytest.approx((1.0, 0.20655, 1.0), abs=1e-5)
+    assert mean_of_tasks([1.0] * 20) == pytest.approx((1.0, 0.83887, 1.0), abs=1e-5)
     with pytest.raises(ValueError, match="no task"):
         mean_of_tasks([])
