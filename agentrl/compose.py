@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -22,6 +22,7 @@ from agentrl.config import EnvConfig, RunConfig, validated
 from agentrl.errors import UserError
 from agentrl.plugins import accepts
 from agentrl.suggest import did_you_mean
+from agentrl.types import JsonValue
 
 GROUPS: Mapping[str, str] = {
     "env": "name",
@@ -33,7 +34,7 @@ GROUPS: Mapping[str, str] = {
 }
 """Group -> the leaf that a bare `group=value` sets when no group file has that name."""
 
-Tree = dict[str, Any]
+Tree: TypeAlias = dict[str, JsonValue]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,9 @@ def compose_tree(words: Words) -> Tree:
     groups = {group: _chosen(group, name) for group, name in chosen.items()}
     base = read_yaml(config_root() / "default.yaml")
     tree = _merge(
-        _without_choices(base), _soft([g.pop("with", {}) for g in groups.values()], chosen), groups
+        _without_choices(base),
+        _soft([cast(Tree, g.pop("with", {})) for g in groups.values()], chosen),
+        groups,
     )
     return _merge(tree, *(_without_choices(t) for t in [*recipes, *files]), leaves)
 

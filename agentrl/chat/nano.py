@@ -10,7 +10,7 @@ pre-tokenizer; text is NFC-normalised as in every Qwen tokenizer, because transf
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from agentrl.chat.base import Inline, Span, Tokenizer
@@ -18,7 +18,7 @@ from agentrl.chat.markup import call_block, with_system
 from agentrl.errors import UserError
 from agentrl.tool import Tool
 from agentrl.transcript import Int32Array, Origin, ids_array
-from agentrl.types import Message
+from agentrl.types import JsonValue, Message
 
 CONTROLS = ("<pad>", "<|user|>", "<|system|>", "<|assistant|>", "<|end|>", "<|tool|>")
 """Ids 256 ... 261."""
@@ -129,7 +129,7 @@ def build_nano_tokenizer(folder: str | Path) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     controls = {*CONTROLS, *RESERVED}
-    added: list[dict[str, object]] = [
+    added: list[Mapping[str, JsonValue]] = [
         {
             "id": 256 + i,
             "content": token,
@@ -145,7 +145,7 @@ def build_nano_tokenizer(folder: str | Path) -> None:
     _write(folder / "tokenizer_config.json", _tokenizer_config(added))
 
 
-def _tokenizer_json(added: list[dict[str, object]]) -> dict[str, object]:
+def _tokenizer_json(added: Sequence[Mapping[str, JsonValue]]) -> Mapping[str, JsonValue]:
     byte_level = {"add_prefix_space": False, "trim_offsets": False, "use_regex": False}
     return {
         "version": "1.0",
@@ -170,7 +170,7 @@ def _tokenizer_json(added: list[dict[str, object]]) -> dict[str, object]:
     }
 
 
-def _tokenizer_config(added: list[dict[str, object]]) -> dict[str, object]:
+def _tokenizer_config(added: Sequence[Mapping[str, JsonValue]]) -> Mapping[str, JsonValue]:
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "added_tokens_decoder": {
@@ -196,7 +196,7 @@ def byte_alphabet() -> list[str]:
     return [chr(byte) if byte in own else chr(next(others)) for byte in range(256)]
 
 
-def _write(path: Path, value: dict[str, object]) -> None:
+def _write(path: Path, value: Mapping[str, JsonValue]) -> None:
     path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 

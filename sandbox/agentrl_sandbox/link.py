@@ -9,11 +9,11 @@ import os
 import signal
 import socket
 import subprocess
-from typing import Any
 
 from agentrl.errors import SandboxError
 from agentrl_sandbox import boot
 from agentrl_sandbox.child import Child, Ends, Exit
+from agentrl_sandbox.inside.news import Answer, News
 from agentrl_sandbox.inside.plan import Plan
 
 _START_S = 60.0
@@ -32,7 +32,7 @@ class Link:
         self._pending = b""
         self._handles: list[int] = []
         self._exits: dict[int, asyncio.Future[Exit | None]] = {}
-        self._answer: asyncio.Future[dict[str, Any] | None] = self._loop.create_future()
+        self._answer: asyncio.Future[Answer | None] = self._loop.create_future()
         self._busy = asyncio.Lock()
         self._next = 0
         self.lost = False
@@ -86,7 +86,7 @@ class Link:
         for line in lines:
             self._take(json.loads(line))
 
-    def _take(self, message: dict[str, Any]) -> None:
+    def _take(self, message: News) -> None:
         if message["op"] == "exit":
             future = self._exits.pop(message["session"], None)
             if future is not None and not future.done():
@@ -129,6 +129,7 @@ class Link:
             self._exits.pop(session, None)
             ends.close_near()
             raise SandboxError(f"no session could be forked: {answer['why']}")
+        assert answer["op"] == "forked"
         pidfd = self._handles.pop(0) if self._handles else None
         return Child(
             ends,
@@ -145,7 +146,7 @@ class Link:
         ends.close_near()
         self.kill()
 
-    async def _answered(self) -> dict[str, Any]:
+    async def _answered(self) -> Answer:
         try:
             async with asyncio.timeout(_FORK_S):
                 answer = await self._answer

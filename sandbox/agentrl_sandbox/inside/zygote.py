@@ -19,7 +19,7 @@ import sys
 import types
 from dataclasses import dataclass
 
-from agentrl_sandbox.inside import confine, kernel, namespaces, privileges, visible, wire
+from agentrl_sandbox.inside import confine, kernel, namespaces, news, privileges, visible, wire
 from agentrl_sandbox.inside.cell import Interpreter
 from agentrl_sandbox.inside.folders import remove_tree
 from agentrl_sandbox.inside.plan import Plan
@@ -187,7 +187,7 @@ class Zygote:
                     }
                 )  # fmt: skip
 
-    def _send(self, message: dict[str, object], handles: list[int] | None = None) -> None:
+    def _send(self, message: news.News, handles: list[int] | None = None) -> None:
         line = json.dumps(message).encode() + b"\n"
         if handles:
             socket.send_fds(self._channel, [line], handles)
