@@ -11,7 +11,14 @@ from dataclasses import dataclass
 
 from agentrl.chat.base import Inline, Messages, Presented
 from agentrl.chat.protocols.fences import fenced, find_fences
-from agentrl.chat.protocols.text import code_call, only_tools, split_thinking, unseen
+from agentrl.chat.protocols.text import (
+    code_call,
+    joined,
+    only_tools,
+    split_thinking,
+    tool_list,
+    unseen,
+)
 from agentrl.env import Action
 from agentrl.tool import Tool
 from agentrl.transcript import Int32Array
@@ -38,12 +45,11 @@ class Fenced:
         """Instructions for the system message."""
         if not tools:
             return ""
-        described = "\n".join(f"- {tool.name}: {tool.description}" for tool in tools)
         return (
             "Solve the problem step by step. Whenever it helps, run Python code by writing\n"
             f"{self._shape()}\nand the block is filled with what the code prints. Then go on. "
             "Put the final result into \\boxed{}.\n"
-            f"Tools:\n{described}"
+            f"{tool_list(tools)}"
         )
 
     def parse(self, token_ids: Int32Array, text: str, *, turn: int) -> Action:
@@ -81,7 +87,7 @@ class Fenced:
         """The rest of the output block; other messages as they are."""
         if ended or not only_tools(observation):
             return Messages(tuple(observation))
-        content = "\n".join(message.content for message in observation)
+        content = joined(observation)
         newline = "" if content.endswith("\n") else "\n"
         return Inline(unseen("\n", text, _OUTPUT), content, f"{newline}```\n")
 

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 
 from agentrl.chat.base import Inline, Messages, Presented
 from agentrl.chat.protocols.fences import fenced, find_fences
-from agentrl.chat.protocols.text import code_call, only_tools, split_thinking, unseen
+from agentrl.chat.protocols.text import (
+    code_call,
+    joined,
+    only_tools,
+    split_thinking,
+    tool_list,
+    unseen,
+)
 from agentrl.env import Action
 from agentrl.tool import Tool
 from agentrl.transcript import Int32Array
@@ -45,7 +52,6 @@ class ReTool:
             return ""
         if not self.fence:
             return f"Tools: {self.tool}"
-        described = "\n".join(f"- {tool.name}: {tool.description}" for tool in tools)
         return (
             "Solve the problem step by step. Whenever it helps, run Python code by writing\n"
             f"{self._shape()}\n"
@@ -53,7 +59,7 @@ class ReTool:
             "<interpreter>\noutput\n</interpreter>\n"
             "Then go on. Give the result at the end as\n"
             "<answer>\n\\boxed{result}\n</answer>\n"
-            f"Tools:\n{described}"
+            f"{tool_list(tools)}"
         )
 
     def parse(self, token_ids: Int32Array, text: str, *, turn: int) -> Action:
@@ -91,7 +97,7 @@ class ReTool:
         """Output in `<interpreter>` tags inside the turn; other messages as they are."""
         if ended or not only_tools(observation):
             return Messages(tuple(observation))
-        content = "\n".join(message.content for message in observation)
+        content = joined(observation)
         if not self.fence:
             return Inline("<interpreter>", content.rstrip("\n"), "</interpreter>")
         newline = "" if content.endswith("\n") else "\n"

@@ -11,7 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from agentrl.chat.base import Inline, Messages, Presented
-from agentrl.chat.protocols.text import call_id, only_tools, split_thinking, unseen
+from agentrl.chat.protocols.text import (
+    call_id,
+    joined,
+    only_tools,
+    split_thinking,
+    tool_list,
+    unseen,
+)
 from agentrl.env import Action
 from agentrl.tool import Tool
 from agentrl.transcript import Int32Array
@@ -39,13 +46,12 @@ class SearchR1:
         """Instructions for the system message."""
         if not tools:
             return ""
-        described = "\n".join(f"- {tool.name}: {tool.description}" for tool in tools)
         return (
             "Think inside <think> and </think> whenever you get new information. If you lack some "
             "knowledge, call the search engine with <search> query </search>; what it finds is "
             "returned between <information> and </information>. Search as often as you want. When "
             "you need no more, give a short answer inside <answer> and </answer>, for example "
-            f"<answer> Beijing </answer>.\nTools:\n{described}"
+            f"<answer> Beijing </answer>.\n{tool_list(tools)}"
         )
 
     def parse(self, token_ids: Int32Array, text: str, *, turn: int) -> Action:
@@ -77,7 +83,7 @@ class SearchR1:
         """What was found, in `<information>` tags inside the turn; other messages as they are."""
         if ended or not only_tools(observation):
             return Messages(tuple(observation))
-        content = "\n".join(message.content for message in observation)
+        content = joined(observation)
         before = unseen("\n\n<information>", text, _STOPS[0])
         return Inline(before, content, "</information>\n\n")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from agentrl.tool import Tool
 from agentrl.types import Message, ToolCall
 
 
@@ -52,6 +53,16 @@ def only_tools(observation: Sequence[Message]) -> bool:
     return bool(observation) and all(message.role == "tool" for message in observation)
 
 
+def joined(observation: Sequence[Message]) -> str:
+    """The contents of an observation's messages, one below the other."""
+    return "\n".join(message.content for message in observation)
+
+
+def tool_list(tools: Sequence[Tool]) -> str:
+    """The last part of a tool prompt: a line per tool, for the model to read."""
+    return "\n".join(["Tools:", *(f"- {tool.name}: {tool.description}" for tool in tools)])
+
+
 def call_id(turn: int, index: int) -> str:
     """Id of a turn's call, unique within the trajectory."""
     return f"call_{turn}_{index}"
@@ -62,4 +73,13 @@ def code_call(code: str, raw: str, *, tool: str, turn: int, index: int = 0) -> T
     return ToolCall(call_id(turn, index), tool, {"code": code}, raw)
 
 
-__all__ = ["Thinking", "call_id", "code_call", "only_tools", "split_thinking", "unseen"]
+__all__ = [
+    "Thinking",
+    "call_id",
+    "code_call",
+    "joined",
+    "only_tools",
+    "split_thinking",
+    "tool_list",
+    "unseen",
+]
