@@ -203,12 +203,23 @@ def _dotlist(leaves: Sequence[str]) -> Tree:
         ) from None
 
 
-def _merge(*trees: Mapping[str, Any]) -> Tree:
-    try:
-        merged = OmegaConf.merge(*(OmegaConf.create(dict(tree)) for tree in trees))
-    except (OmegaConfBaseException, ValueError, TypeError) as error:
-        raise UserError(f"cannot merge the configuration: {' '.join(str(error).split())}") from None
-    return cast(Tree, OmegaConf.to_container(merged, resolve=True))
+def _merge(*trees: Mapping[str, JsonValue]) -> Tree:
+    merged: Tree = {}
+    for tree in trees:
+        merged = {**merged, **{key: _joined(merged.get(key), new) for key, new in tree.items()}}
+    return merged
+
+
+def _joined(old: JsonValue, new: JsonValue, depth: int = 0) -> JsonValue:
+    """`new` over `old`: mappings key by key, anything else replaced.
+
+    Below the groups, choosing another plug-in by `name` drops the options of the one before.
+    """
+    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
+        return new
+    if depth and "name" in new and new["name"] != old.get("name"):
+        return new
+    return {**old, **{key: _joined(old.get(key), value, depth + 1) for key, value in new.items()}}
 
 
 def dump(config: RunConfig) -> str:

@@ -18,6 +18,7 @@ from agentrl.engine.attention import invariant_heads
 from agentrl.engine.batcher import Batcher
 from agentrl.engine.cache import Cache
 from agentrl.engine.decoder import Decoder
+from agentrl.engine.device import chosen_device
 from agentrl.engine.linear import can_pack, prove_rows
 from agentrl.engine.stops import Decodes
 from agentrl.engine.threaded import ThreadedEngine
@@ -55,19 +56,22 @@ class TransformersEngine(ThreadedEngine[Batcher]):
         *,
         tokenizer: Decodes | None = None,
         dtype: str = "float32",
-        device: str = "cpu",
+        device: str = "auto",
         max_batch: int = 128,
         max_context: int | None = None,
-        deterministic: bool = True,
+        deterministic: bool | None = None,
         threads: int = 1,
     ) -> None:
         """
         model: folder or hub id. tokenizer: needed for stop strings. max_batch: rows computed
         together; further requests wait. max_context: longest row in tokens; None takes the model's
-        own, at most 8192. threads: of torch, on the engine's thread.
+        own, at most 8192. threads: of torch, on the engine's thread. device: `auto` takes the GPU
+        where there is one. deterministic: None means on the CPU.
 
-        Raises UserError for a type it does not know.
+        Raises UserError for a type or device it does not know.
         """
+        device = chosen_device(device)
+        deterministic = device == "cpu" if deterministic is None else deterministic
         if dtype not in DTYPES:
             raise UserError(f"engine dtype {dtype!r} is not known: use {' or '.join(DTYPES)}")
         if max_batch < 1 or threads < 1:

@@ -29,14 +29,16 @@ class VllmEngine(ThreadedEngine[VllmBackend]):
         max_batch: int = 128,
         max_context: int | None = None,
         kv_cache_mb: int | None = None,
+        gpu_share: float = 0.45,
         tensor_parallel: int = 1,
     ) -> None:
         """
         model: folder or hub id. tokenizer: needed for stop strings. max_batch: rows computed
         together. max_context: longest row in tokens; None takes the model's own. kv_cache_mb: None
-        takes 256 on a CPU, vLLM's own choice on a GPU.
+        takes 256 on a CPU, and what `gpu_share` leaves on a GPU. gpu_share: how much of the GPU's
+        memory weights and cache may take; the learner needs the rest.
         """
         settings = VllmSettings(
-            model, tokenizer, dtype, max_batch, max_context, kv_cache_mb, tensor_parallel
+            model, tokenizer, dtype, max_batch, max_context, kv_cache_mb, gpu_share, tensor_parallel
         )
         super().__init__(lambda: VllmBackend(settings), name="vllm")

@@ -41,6 +41,7 @@ class VllmSettings:
     max_batch: int
     max_context: int | None
     kv_cache_mb: int | None
+    gpu_share: float
     tensor_parallel: int
 
 
@@ -254,6 +255,8 @@ def _start(settings: VllmSettings, folder: Path) -> Any:  # vllm.v1.engine.llm_e
         logprobs_mode="processed_logprobs",
         disable_log_stats=True,
     )
+    if not on_cpu:
+        arguments.gpu_memory_utilization = settings.gpu_share
     return LLMEngine.from_engine_args(arguments)
 
 

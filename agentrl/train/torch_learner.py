@@ -17,6 +17,7 @@ from agentrl.algo.loss import Aggregate
 from agentrl.algo.offpolicy import OFF, Correction
 from agentrl.algo.types import Batch
 from agentrl.engine.base import Bucket
+from agentrl.engine.device import chosen_device
 from agentrl.errors import RunFailed, UserError
 from agentrl.points import AuxTerm, Ctx, PolicyLoss
 from agentrl.train.causal_lm import CausalLM, Precision
@@ -53,14 +54,14 @@ class TorchLearner:
         decay_steps: int | None = None,
         dtype: Precision = "float32",
         micro_tokens: int = 4096,
-        device: str = "cpu",
+        device: str = "auto",
         activation_checkpointing: bool = False,
         reference: bool = False,
         deterministic: bool | None = None,
         seed: int = 0,
     ) -> None:
         """`reference` freezes the loaded weights for terms that compare with them; `deterministic`
-        None means: on the CPU, where it costs nothing.
+        None means: on the CPU, where it costs nothing. `device` auto takes the GPU where there is one.
 
         Raises UserError when there is no model at `model` or a setting is out of range.
         """
@@ -75,6 +76,7 @@ class TorchLearner:
             warmup_steps=warmup_steps,
             decay_steps=decay_steps,
         )
+        device = chosen_device(device)
         self._deterministic = device == "cpu" if deterministic is None else deterministic
         if self._deterministic and device != "cpu":
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
