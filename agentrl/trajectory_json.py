@@ -20,16 +20,17 @@ from agentrl.transcript import Float32Array, Origin, Segment, Transcript
 from agentrl.types import JsonValue, Message, Task, ToolCall
 
 SCHEMA_VERSION = 1
-_SURROGATE = re.compile("[\ud800-\udfff]")
+_ESCAPED = re.compile("[\ud800-\udfff\u0085\u2028\u2029]")
 
 
 def to_line(trajectory: Trajectory) -> str:
     """One line of JSON, without the newline.
 
-    Lone surrogates (a model may spell them in JSON) stay escaped: UTF-8 has no bytes for them.
+    Lone surrogates (a model may spell them in JSON) stay escaped, as UTF-8 has no bytes for them; so
+    do the characters that many line readers take for the end of a line.
     """
     line = json.dumps(to_json(trajectory), ensure_ascii=False, separators=(",", ":"))
-    return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
+    return _ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
 
 
 def from_line(line: str) -> Trajectory:
