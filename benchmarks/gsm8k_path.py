@@ -38,7 +38,7 @@ def played(path: Path, script: str, n_tasks: int, folder: Path) -> dict[str, Tra
     words = ["env=retool_math", *LIMITS, f"data.path={path}", f"eval.tasks={n_tasks}"]
     words += ["engine=scripted", f"engine.script={script}", f"dir={folder}"]
     evaluate(compose(words), sinks=(), command="benchmark")
-    lines = (folder / "trajectories.jsonl").read_text().splitlines()
+    lines = (folder / "trajectories.jsonl").read_text().rstrip("\n").split("\n")
     found = [from_line(line) for line in lines]
     return {trajectory.task.id: trajectory for trajectory in found}
 
