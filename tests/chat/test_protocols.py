@@ -97,6 +97,10 @@ def test_thinking_is_told_apart() -> None:
     assert split_thinking("A</think>B") == ("A", "B", False)
     assert split_thinking("<think>A") == ("A", "", True)
     assert split_thinking("A") == (None, "A", False)
+    assert split_thinking("A<think>B") == (None, "A<think>B", False)
+    tags = ("<c>", "</c>")
+    assert split_thinking("<c></think></c>", tags) == (None, "<c></think></c>", False)
+    assert split_thinking("A</think><c></think></c>", tags) == ("A", "<c></think></c>", False)
 
 
 def test_inline_results_follow_the_papers() -> None:

@@ -136,7 +136,11 @@ json_values = st.recursive(
 def test_json_calls_are_read_as_written(
     qwen3_tokenizer: HFTokenizer, before: str, name: str, arguments: dict[str, JsonValue]
 ) -> None:
-    """Through text and through ids; nested values, any Unicode, tags inside strings."""
+    """Through text and through ids; nested values, any Unicode, tags inside strings.
+
+    What stands in a thinking block that was opened and not closed is no call.
+    """
+    assume(not before.lstrip().startswith("<think>"))
     renderer = qwen3(qwen3_tokenizer)
     text = before + Hermes().call_text(name, arguments)
     (call,) = Hermes().parse(ids_array([]), text, turn=1).tool_calls

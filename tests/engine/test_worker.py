@@ -84,8 +84,8 @@ async def test_an_exception_on_the_thread_reaches_every_waiter_and_later_ones():
         await thread.request(first(1), Sampling(max_tokens=1))
     with pytest.raises(EngineError, match="step 66"):
         await thread.call(lambda backend: None)
+    await thread.close()  # waits for the thread, which closes its backend last
     assert thread.backend.closed
-    await thread.close()
 
 
 async def test_cancelling_a_request_aborts_exactly_that_one():

@@ -41,7 +41,7 @@ class Hermes:
 
     def parse(self, token_ids: Int32Array, text: str, *, turn: int) -> Action:
         """Read every call after the thinking. One unreadable call refuses all of the turn's."""
-        thinking = split_thinking(text)
+        thinking = split_thinking(text, (_OPEN, _CLOSE))
         try:
             calls = _calls(thinking.rest, turn)
         except ParseError as error:

@@ -8,6 +8,8 @@ from typing import NamedTuple
 from agentrl.tool import Tool
 from agentrl.types import Message, ToolCall
 
+_THINK, _THOUGHT = "<think>", "</think>"
+
 
 class Thinking(NamedTuple):
     """A generation split at its last `</think>`."""
@@ -19,18 +21,24 @@ class Thinking(NamedTuple):
     """True when a `<think>` was never closed: all of the text is thinking."""
 
 
-def split_thinking(text: str) -> Thinking:
+def split_thinking(text: str, call: tuple[str, str] | None = None) -> Thinking:
     """Split `text` into its thinking and what follows.
 
-    An opening tag may be missing, because some templates put it into the prompt.
+    Thinking starts the text; its opening tag may be missing, because some templates put it into the
+    prompt. `call` names the tags of a call: a `</think>` inside one is an argument's.
     """
-    before, closer, rest = text.rpartition("</think>")
-    if closer:
-        return Thinking(before.replace("<think>", "", 1).strip("\n"), rest, False)
-    _, opener, inside = text.partition("<think>")
-    if opener:
-        return Thinking(inside.strip("\n"), "", True)
-    return Thinking(None, text, False)
+    opened = text.lstrip()
+    if opened.startswith(_THINK):
+        inside, closer, rest = opened.removeprefix(_THINK).partition(_THOUGHT)
+        return Thinking(inside.strip("\n"), rest, not closer)
+    end = text.rfind(_THOUGHT)
+    while (
+        end >= 0 and call is not None and text.count(call[0], 0, end) > text.count(call[1], 0, end)
+    ):
+        end = text.rfind(_THOUGHT, 0, end)
+    if end < 0:
+        return Thinking(None, text, False)
+    return Thinking(text[:end].strip("\n"), text[end + len(_THOUGHT) :], False)
 
 
 def unseen(before: str, text: str, stop: str) -> str:
