@@ -6,6 +6,10 @@ import os
 
 from hypothesis import settings
 
+# Before torch is imported: two of its threads fight over busy cores, and the determinism probes
+# speak of one, as the engine's own thread has.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # A busy machine is slow, not wrong: tests are bounded by pytest's own timeout. In CI the examples
 # are the same every time, so that a failure there can be repeated.
 settings.register_profile("agentrl", deadline=None, derandomize=bool(os.environ.get("CI")))
