@@ -111,6 +111,8 @@ def evaluate(config: RunConfig, *, sinks: Sequence[Sink], command: str) -> EvalR
         groups = asyncio.run(_played(config, env, tasks, parts, folder, sinks))
         found = report(groups)
         (folder.path / "report.json").write_text(json.dumps(found.to_json(), indent=2) + "\n")
+        for sink in sinks:
+            sink.note(loop.told(found))
     return found
 
 
