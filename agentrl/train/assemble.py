@@ -8,7 +8,6 @@ from pathlib import Path
 
 from agentrl.algo.offpolicy import Correction
 from agentrl.config import Plugin, RunConfig
-from agentrl.env import Env
 from agentrl.plugins import build
 from agentrl.points import Services, TaskSource
 from agentrl.rollout.loop import Episodes, Parts
@@ -20,6 +19,7 @@ from agentrl.train.learner import Learner
 from agentrl.train.metrics import JsonLines, Sink, append_line, keep_until
 from agentrl.train.sync import Sync, probe_ids
 from agentrl.trajectory_json import to_line
+from agentrl.types import Task
 
 
 def assemble(
@@ -40,7 +40,9 @@ def assemble(
     engine = setup.make_engine(config, chat, setup.model_path(config.model.path))
     parts = setup.make_parts(config, chat, make_env, engine, config.rollout.temperature)
     method = make_method(config, source, parts)
-    prompt = chat.tokenizer.encode(_example(config, env))
+    tasks = setup.eval_tasks(config, env) if config.eval.every else ()
+    example = tasks or setup.eval_tasks(setup.with_tasks(config, 1), env)
+    prompt = chat.tokenizer.encode(example[0].question)
     run = loop.Run(
         seed=config.seed,
         total_steps=config.train.steps,
@@ -56,18 +58,13 @@ def assemble(
             probe=probe_ids(chat.tokenizer.vocab_size, prompt, config.seed),
             dtype=config.model.dtype,
         ),
-        exam=make_exam(config, env, parts),
+        exam=make_exam(config, tasks, parts),
         sinks=[JsonLines(folder.metrics), *sinks],
         keep=lambda trajectory: append_line(folder.trajectories, to_line(trajectory)),
         save=lambda state, best: boundary.save(config, folder, learner, state, best=best),
         checkpoint_every=config.train.checkpoint_every,
     )
     return run, state
-
-
-def _example(config: RunConfig, env: Env) -> str:
-    """Some text of the kind this run sees, for the sync probe."""
-    return setup.eval_tasks(setup.with_tasks(config, 1), env)[0].question
 
 
 def make_learner(config: RunConfig) -> Learner:
@@ -103,8 +100,8 @@ def make_method(config: RunConfig, source: TaskSource, parts: Parts) -> Method:
     )
 
 
-def make_exam(config: RunConfig, env: Env, parts: Parts) -> loop.Exam:
-    """The evaluation a run repeats: its own temperature, seeds and samples."""
+def make_exam(config: RunConfig, tasks: Sequence[Task], parts: Parts) -> loop.Exam:
+    """An evaluation on `tasks`: its own temperature, seeds and samples."""
     own = config.eval
     sampling = replace(
         parts.sampling, temperature=own.temperature, top_p=own.top_p, top_k=own.top_k
@@ -117,7 +114,6 @@ def make_exam(config: RunConfig, env: Env, parts: Parts) -> loop.Exam:
         retries=config.rollout.retries,
     )
     plan = build("plan", Plugin(name="sample"), group_size=config.eval.samples)
-    tasks = setup.eval_tasks(config, env) if config.eval.every else ()
     return loop.Exam(config.eval.every, tasks, plan, Services(episodes=episodes))
 
 

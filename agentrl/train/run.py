@@ -15,7 +15,6 @@ from tempfile import TemporaryDirectory
 from agentrl.config import RunConfig
 from agentrl.engine.base import Sampling
 from agentrl.engine.scripted import ScriptedEngine
-from agentrl.env import Env
 from agentrl.errors import UserError
 from agentrl.evaluate.report import EvalReport, report
 from agentrl.evaluate.run import play
@@ -108,7 +107,7 @@ def evaluate(config: RunConfig, *, sinks: Sequence[Sink], command: str) -> EvalR
     parts = setup.make_parts(config, chat, make_env, engine, config.eval.temperature)
     create(folder, config, command)
     with _reporting(sinks, len(tasks), summary(config, folder)):
-        groups = asyncio.run(_played(config, env, tasks, parts, folder, sinks))
+        groups = asyncio.run(_played(config, tasks, parts, folder, sinks))
         found = report(groups)
         (folder.path / "report.json").write_text(json.dumps(found.to_json(), indent=2) + "\n")
         for sink in sinks:
@@ -118,13 +117,12 @@ def evaluate(config: RunConfig, *, sinks: Sequence[Sink], command: str) -> EvalR
 
 async def _played(
     config: RunConfig,
-    env: Env,
     tasks: Sequence[Task],
     parts: Parts,
     folder: RunFolder,
     sinks: Sequence[Sink],
 ) -> list[Group]:
-    exam = make_exam(config, env, parts)
+    exam = make_exam(config, tasks, parts)
     done = 0
 
     def arrived(group: Group) -> None:
@@ -139,7 +137,7 @@ async def _played(
     ctx = Ctx(step=0, total_steps=1, seed=config.seed)
     async with AsyncExitStack() as opened:
         await loop.open_parts(opened, parts.engine, parts.pool)
-        return await play(tasks, exam.plan, exam.services, ctx, arrived)
+        return await play(exam.tasks, exam.plan, exam.services, ctx, arrived)
 
 
 def sft(config: RunConfig, *, sinks: Sequence[Sink], command: str) -> Path:

@@ -48,13 +48,6 @@ def drop_capabilities() -> None:
     kernel.call("capset", buffer, ctypes.create_string_buffer(24))
 
 
-def has_capability(number: int) -> bool:
-    """Whether this process holds the capability effectively."""
-    with open("/proc/self/status") as file:
-        line = next(x for x in file if x.startswith("CapEff:"))
-    return bool(int(line.split()[1], 16) >> number & 1)
-
-
 def limit(*, address_space_mb: float, disk_mb: int, open_files: int, strict: bool) -> None:
     """Set the resource limits. `strict` False: where one is unknown or refused, go on (macOS)."""
     wanted = {
