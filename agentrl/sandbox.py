@@ -18,7 +18,10 @@ LEVELS: tuple[IsolationLevel, ...] = ("none", "minimal", "lite", "standard", "st
 ExecStatus = Literal[
     "ok", "error", "timeout", "cpu_limit", "oom", "output_limit", "signal", "exited"
 ]
-"""`error`: the code raised; `exited`: the interpreter ended itself (`os._exit`, `sys.exit`)."""
+"""`error`: the code raised; `exited`: the interpreter ended itself (`os._exit`, `sys.exit`);
+`timeout`: too much wall time; `cpu_limit`: too much CPU time; `oom`: the memory cgroup was full;
+`output_limit`: a flood of output, or a work folder beyond its size. That the box itself failed is no
+status: `run` raises SandboxError then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,11 @@ class SandboxLimits:
     output_bytes: int = 65_536
     """Kept of each of stdout and stderr, half from the start and half from the end."""
     open_files: int = 64
+    cpu_s: float | None = None
+    """CPU seconds one run may use, all its threads together; None: only `timeout_s` counts. On a
+    loaded machine judge by CPU: `cpu_s=T` with `timeout_s=3 * T + 1`."""
+    processes: int = 64
+    """Threads and processes together, where the back end can count them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +80,20 @@ class PoolStatistics:
     """Executions since the pool was opened."""
     restarts: int
     """Sessions or zygotes lost and replaced."""
+    spares: int = 0
+    """Interpreters that stand ready to be leased."""
+    refused: int = 0
+    """Calls of `acquire` that gave up waiting for a slot."""
+    queue_s: float = 0.0
+    """Seconds that leases and runs waited for a slot or an interpreter, all together."""
+    run_s: float = 0.0
+    """Wall seconds of all runs together; waiting is not in it."""
+    timeouts: int = 0
+    """Runs that ended as `timeout` or `cpu_limit`."""
+    ooms: int = 0
+    """Runs that ended as `oom`."""
+    expired: int = 0
+    """Sessions closed because nobody used them for too long."""
 
 
 @runtime_checkable
@@ -108,7 +130,11 @@ class SandboxPool(Protocol):
         ...
 
     async def acquire(self) -> Sandbox:
-        """Lease a fresh interpreter. Raises SandboxError when none can be made."""
+        """Lease a fresh interpreter.
+
+        Waits while all slots are taken. Raises SandboxError when none can be made or none came
+        free in time.
+        """
         ...
 
     async def close(self) -> None:
@@ -117,4 +143,17 @@ class SandboxPool(Protocol):
 
     def statistics(self) -> PoolStatistics:
         """Counts for metrics."""
+        ...
+
+
+@runtime_checkable
+class OneShot(Protocol):
+    """Pools with a path for code that needs no session: one fresh interpreter per run."""
+
+    async def run_once(self, code: str, *, timeout_s: float) -> ExecResult:
+        """Run `code` in an interpreter of its own and throw that away.
+
+        The result says `state_lost=False`: there is no state to lose. Raises SandboxError when the
+        box, not the code, failed.
+        """
         ...
