@@ -76,6 +76,8 @@ class DataConfig(Node):
     """What to do with a row that has no gold answer."""
     shuffle: bool = True
     """Visit the rows of a file in a seeded order."""
+    source: Plugin = Plugin(name="uniform")
+    """Which tasks a step draws: `uniform` or a curriculum."""
 
 
 class ModelConfig(Node):
@@ -128,6 +130,32 @@ Aggregate = Literal[
 ]
 
 
+class RewardKLConfig(Node):
+    """A KL penalty inside the reward: R_t -= coef (log pi - log pi_ref), as PPO had it."""
+
+    coef: float = Field(default=0.0, ge=0)
+    target: float | None = Field(default=None, gt=0)
+    """KL that the coefficient is steered to; null keeps it."""
+    horizon: float = Field(default=10_000.0, gt=0)
+    """Trajectories over which the steering acts."""
+
+
+class DemoConfig(Node):
+    """Supervised steps between updates, on demonstrations of the tasks a gate diverts to `sft`."""
+
+    queue: int = Field(default=0, ge=0)
+    """Diverted tasks that trigger a supervised step; 0 for none."""
+    lr: float | None = Field(default=None, gt=0)
+    """Its own rate; null takes the learner's."""
+
+
+class ReplayConfig(Node):
+    """Groups kept for later steps: what a gate diverts to `replay` fills up batches that lack groups."""
+
+    capacity: int = Field(default=0, ge=0)
+    """Groups kept, the least informative dropped first; 0 for none."""
+
+
 class AlgoConfig(Node):
     """The method: extension points 3 to 9."""
 
@@ -143,6 +171,11 @@ class AlgoConfig(Node):
     aux: tuple[Plugin, ...] = ()
     schedules: tuple[Plugin, ...] = ()
     offpolicy: OffPolicyConfig = OffPolicyConfig()
+    reward_kl: RewardKLConfig = RewardKLConfig()
+    demos: DemoConfig = DemoConfig()
+    replay: ReplayConfig = ReplayConfig()
+    judge: Plugin | None = None
+    """The model that rewards may ask for a grade."""
     gate_rounds: int = Field(default=10, gt=0)
     """Rounds of rollouts a gate may ask for to fill one batch."""
     minibatches: int = Field(default=1, gt=0)

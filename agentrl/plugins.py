@@ -19,6 +19,7 @@ HOST_ARGUMENTS = frozenset(
         "tokenizer",
         "renderer",
         "tasks",
+        "stream",
         "dtype",
         "seed",
         "deterministic",

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from agentrl.history import HistoryStore, Write
+from agentrl.sandbox import SandboxPool
 from agentrl.trajectory import Group, Trajectory
 from agentrl.transcript import Float32Array
 from agentrl.types import JsonValue, Task
@@ -20,6 +21,29 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from agentrl.algo.types import Batch, ForwardOutput
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """What schedules change from the next step on; None leaves a value as it is."""
+
+    lr: float | None = None
+    """The learner's base rate."""
+    temperature: float | None = None
+    """Of the rollouts; the learner scores under the same one."""
+    max_tokens: int | None = None
+    """Tokens of one row, at most the configured `env.max_tokens`."""
+    scales: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Factor on a term of the loss: `policy`, or an auxiliary term's registry name."""
+    anchor: float | None = None
+    """Before the step the reference becomes (1 - anchor) policy + anchor reference."""
+    reset_reference: bool = False
+    """Before the step the reference becomes the policy."""
+    reset_optimizer: bool = False
+    """Before the step the optimiser forgets its moments."""
+
+
+NO_PATCH = Patch()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +58,23 @@ class Ctx:
     """Metrics of the previous step."""
     repeat: int = 0
     """How often this step has drawn the task before: one-shot sources and small files repeat it."""
+    past: Sequence[Mapping[str, float]] = ()
+    """Metrics of the last steps, oldest first, the previous step last; at most `PAST` of them."""
+    patch: Patch = NO_PATCH
+    """Everything schedules have changed so far, this step's patch included."""
+
+
+PAST = 400
+"""Steps whose metrics a run remembers."""
+
+Need = Literal["reference", "teacher", "critic", "scorer", "judge", "expert", "sandbox"]
+"""What a plug-in may declare in a class attribute `needs: ClassVar[frozenset[Need]]`: a run whose
+configuration does not provide it is refused before it starts."""
+
+
+def needs_of(plugin: object) -> frozenset[Need]:
+    """What the plug-in declares to need; nothing when it declares nothing."""
+    return getattr(plugin, "needs", frozenset())
 
 
 class EpisodeRunner(Protocol):
@@ -74,6 +115,8 @@ class Services:
     """The configured reward functions, for plans that must look early."""
     scorer: Scorer | None = None
     judge: Judge | None = None
+    sandbox: SandboxPool | None = None
+    """Where rewards run code: the run's own pool, open."""
 
 
 @runtime_checkable
@@ -167,12 +210,22 @@ class GroupGate(Protocol):
     def __call__(self, group: Group, history: HistoryStore, ctx: Ctx) -> Verdict: ...
 
 
+class Estimate(NamedTuple):
+    """What an advantage estimator makes of a batch."""
+
+    advantages: Tensor
+    """f32 [B, T]; zero wherever the batch's mask is False."""
+    returns: Tensor | None = None
+    """f32 [B, T]: the critic's targets at masked tokens; None without a critic."""
+
+
 @runtime_checkable
 class Advantage(Protocol):
     """Rewards -> per-token advantages, over the whole step's batch."""
 
-    def __call__(self, batch: Batch, ctx: Ctx) -> Tensor:
-        """Shape [B, T]; zero wherever the batch's mask is False."""
+    def __call__(self, batch: Batch, ctx: Ctx) -> Tensor | Estimate:
+        """Advantages f32 [B, T], zero wherever the batch's mask is False; an `Estimate` when there
+        is a critic to be taught as well."""
         ...
 
 
@@ -198,18 +251,12 @@ class AuxTerm(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Patch:
-    """What a schedule changes from the next step on; None leaves a value alone."""
-
-    lr: float | None = None
-    reset_reference: bool = False
-    reset_optimizer: bool = False
-
-
 @runtime_checkable
 class Schedule(Protocol):
-    """What changes over steps? A pure function of the step and the metrics so far."""
+    """What changes over steps? A pure function of the step and the metrics so far.
+
+    Values hold until changed again; `anchor` and the resets act at their step only.
+    """
 
     def at(self, ctx: Ctx) -> Patch:
         """The changes at step `ctx.step`; an empty `Patch` for none."""
@@ -217,11 +264,15 @@ class Schedule(Protocol):
 
 
 def combined(patches: Iterable[Patch]) -> Patch:
-    """Later patches win; resets add up."""
-    result = Patch()
+    """Later patches win value by value, scales name by name; resets add up."""
+    result = NO_PATCH
     for patch in patches:
         result = Patch(
             lr=result.lr if patch.lr is None else patch.lr,
+            temperature=result.temperature if patch.temperature is None else patch.temperature,
+            max_tokens=result.max_tokens if patch.max_tokens is None else patch.max_tokens,
+            scales={**result.scales, **patch.scales},
+            anchor=result.anchor if patch.anchor is None else patch.anchor,
             reset_reference=result.reset_reference or patch.reset_reference,
             reset_optimizer=result.reset_optimizer or patch.reset_optimizer,
         )

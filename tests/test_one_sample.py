@@ -146,11 +146,11 @@ async def test_one_sample(model: Path, tmp_path: Path, pool: SandboxPool):
 
     batch = make_batch([shaped], pad_id=0)
     check_batch(batch)
-    advantages = estimate(Outcome(), batch, CTX)
-    check_advantages(batch, advantages)
-    check_loss(batch, advantages)
+    batch = estimate(Outcome(), batch, CTX)
+    check_advantages(batch, batch.advantages)
+    check_loss(batch, batch.advantages)
 
-    await check_learner_and_sync(model, batch, advantages)
+    await check_learner_and_sync(model, batch)
 
 
 def check_rows(group: Group) -> None:
@@ -221,13 +221,11 @@ def check_loss(batch: object, advantages: torch.Tensor) -> None:
     assert (int(metrics["clip_high_share"]), int(metrics["clip_low_share"])) == (5, 4)
 
 
-async def check_learner_and_sync(model: Path, batch: object, advantages: torch.Tensor) -> None:
+async def check_learner_and_sync(model: Path, batch: object) -> None:
     """One step makes the right row likelier and the wrong one less likely; the engine follows."""
     learner = TorchLearner(model, lr=1e-3, seed=0)
     before = learner.logprobs(batch)
-    learnt = learner.update(
-        batch, advantages, loss=Clip(), aggregate=Aggregate("token-mean"), ctx=CTX
-    )
+    learnt = learner.update(batch, loss=Clip(), aggregate=Aggregate("token-mean"), ctx=CTX)
     after = learner.logprobs(batch)
     assert learnt["loss"] == pytest.approx(-6 * A / 14, abs=1e-6)
     assert learnt["loss"] == pytest.approx(-0.3030453, abs=1e-6)

@@ -17,7 +17,7 @@ micro-batch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -26,7 +26,7 @@ from torch import Tensor
 from agentrl.algo.tensors import distinct
 from agentrl.algo.types import Batch
 from agentrl.errors import UserError
-from agentrl.points import Advantage, Ctx
+from agentrl.points import Advantage, Ctx, Estimate
 
 Center = Literal["none", "batch", "group", "loo", "length_weighted"]
 Scale = Literal["none", "batch", "group"]
@@ -104,21 +104,25 @@ class Outcome:
         return centers.masked_fill(alone, 0.0)
 
 
-def estimate(estimator: Advantage, batch: Batch, ctx: Ctx) -> Tensor:
-    """The step's advantages f32 [B, T]: the estimator's, checked, times the rows' weights.
+def estimate(estimator: Advantage, batch: Batch, ctx: Ctx) -> Batch:
+    """The batch with the step's `advantages`, times the rows' weights, and the critic's `returns`.
 
-    Raises ValueError when the estimator's tensor has another shape, is not finite, or is not zero
-    off the mask.
+    Raises ValueError when a tensor has another shape, is not finite, or is not zero off the mask.
     """
-    advantages = estimator(batch, ctx)
-    if advantages.shape != batch.mask.shape:
-        shape = tuple(advantages.shape)
-        raise ValueError(f"advantages have shape {shape}, expected {tuple(batch.mask.shape)}")
+    found = estimator(batch, ctx)
+    if isinstance(found, Tensor):
+        found = Estimate(found)
+    for tensor in found:
+        if tensor is not None and tensor.shape != batch.mask.shape:
+            shape = tuple(tensor.shape)
+            raise ValueError(f"advantages have shape {shape}, expected {tuple(batch.mask.shape)}")
+    advantages = found.advantages
     if not bool(advantages.isfinite().all()):
         raise ValueError("an advantage is not finite")
     if bool((advantages[~batch.mask] != 0).any()):
         raise ValueError("an advantage is not zero off the mask")
-    return advantages * batch.weights[:, None]
+    weighted = advantages * batch.weights[:, None]
+    return replace(batch, advantages=weighted, returns=found.returns)
 
 
 def whitened(values: Tensor, mask: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,15 +20,6 @@ from agentrl.points import Ctx
 from agentrl.transcript import Origin
 
 KLEstimator = Literal["k1", "k2", "k3", "k3+"]
-
-
-@runtime_checkable
-class OwnTokens(Protocol):
-    """An AuxTerm with a mask of its own; without it a term reads the policy's tokens."""
-
-    def tokens(self, batch: Batch) -> Tensor:
-        """bool [B, T]: tokens it needs scored. Never index 0."""
-        ...
 
 
 def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: KLEstimator) -> Tensor:
@@ -102,4 +93,4 @@ class Supervised:
         return self.coef * mean, {"sft_loss": mean.detach()}
 
 
-__all__ = ["KL", "Entropy", "KLEstimator", "OwnTokens", "Supervised", "kl_estimate"]
+__all__ = ["KL", "Entropy", "KLEstimator", "Supervised", "kl_estimate"]

@@ -7,8 +7,8 @@ their place in the statistics and train no token.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -37,6 +37,11 @@ class _Row:
     weight: float
     length: int
     trained: int
+    correct: bool = False
+    components: Mapping[str, float] = field(default_factory=dict[str, float])
+    uid: str = ""
+    parent: str | None = None
+    fork: int = 0
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.transcript) - self.n_prompt
@@ -118,6 +123,11 @@ def _rows(
                 weight=trajectory.weight,
                 length=trajectory.n_sampled,
                 trained=trajectory.n_sampled if trains else 0,
+                correct=trajectory.correct,
+                components=trajectory.rewards,
+                uid=trajectory.uid,
+                parent=trajectory.parent,
+                fork=trajectory.fork_tokens or 0,
             )
         )
         start += len(row)
@@ -153,12 +163,25 @@ def _padded(rows: Sequence[_Row], pad_id: int) -> Batch:
         lengths=torch.tensor([r.length for r in rows]),
         trained=torch.tensor([r.trained for r in rows]),
         contexts=torch.tensor([_context(r) for r in rows], dtype=torch.int8),
+        correct=torch.tensor([r.correct for r in rows]),
+        parents=torch.tensor(_parents(rows)),
+        forks=torch.tensor([r.fork if r.parent is not None else 0 for r in rows]),
+        components={
+            name: torch.tensor([r.components.get(name, 0.0) for r in rows], dtype=torch.float32)
+            for name in sorted({name for r in rows for name in r.components})
+        },
         n_tokens=int(mask.sum()),
         n_sequences=len(trained),
         token_rewards=_stack(rows, [_token_rewards(r) for r in rows], 0.0, torch.float32)
         if scored
         else None,
     )
+
+
+def _parents(rows: Sequence[_Row]) -> list[int]:
+    """The row each was branched from: its parent trajectory's last one; -1 when that is not here."""
+    last = {row.uid: index for index, row in enumerate(rows) if row.uid}
+    return [-1 if row.parent is None else last.get(row.parent, -1) for row in rows]
 
 
 def _stack(

@@ -7,16 +7,19 @@ counted. Trees never reach this file.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from agentrl.algo.tensors import distinct, integers
 from agentrl.errors import UserError
+
+if TYPE_CHECKING:
+    from agentrl.points import Ctx
 
 
 class RowContext(IntEnum):
@@ -74,16 +77,32 @@ class Batch:
     """i64 [B]: tokens with mask 1 in the row's whole trajectory."""
     contexts: Tensor
     """i8 [B]: `RowContext`."""
+    correct: Tensor
+    """bool [B]: the environment's own reward of the row's trajectory is the full score."""
+    parents: Tensor
+    """i64 [B]: row, counted in the whole step's batch, that this one was branched from; -1: none."""
+    forks: Tensor
+    """i64 [B]: leading tokens it has in common with its parent; 0 without one."""
     n_tokens: int
     """Global count of tokens with mask 1: the normaliser of `token-mean`."""
     n_sequences: int
     """Global count of trajectories with at least one such token."""
     token_rewards: Tensor | None = None
-    """f32 [B, T], or None when every reward is an outcome."""
+    """f32 [B, T], earned at each token beside `rewards`; None when every reward is an outcome."""
     old_logprobs: Tensor | None = None
     """f32 [B, T]: the learner's logprobs before the update, or None when not computed yet."""
     ref_logprobs: Tensor | None = None
     """f32 [B, T]: those of the reference model, or None."""
+    teacher_logprobs: Tensor | None = None
+    """f32 [B, T]: those of the teacher model, or None."""
+    values: Tensor | None = None
+    """f32 [B, T]: the critic's value of the state before token t, or None without a critic."""
+    advantages: Tensor | None = None
+    """f32 [B, T]: what the estimator gave, times the rows' weights; None before it ran."""
+    returns: Tensor | None = None
+    """f32 [B, T]: the critic's targets, or None."""
+    components: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    """f32 [B] each: the named reward components of the row's trajectory, before shaping."""
 
     def __post_init__(self) -> None:
         # A batch is checked where it is made; on an accelerator every check would be a sync.
@@ -162,7 +181,8 @@ class Batch:
     def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         changed = {k: change(v) for k, v in values.items() if isinstance(v, Tensor)}
-        return replace(self, **changed)
+        components = {name: change(value) for name, value in self.components.items()}
+        return replace(self, **changed, components=components)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -175,6 +195,30 @@ class ForwardOutput:
     """f32 [B, T] in nats, with gradient, of the distribution each scored token came from."""
     n_tokens: int
     """Global count of the term's own tokens: its normaliser."""
+    weights: Tensor | None = None
+    """f32 [B, T]: this micro-batch's cut of the term's `OwnWeights`; None for a term without."""
+
+
+@runtime_checkable
+class OwnTokens(Protocol):
+    """An AuxTerm with a mask of its own; without it a term reads the policy's tokens."""
+
+    def tokens(self, batch: Batch) -> Tensor:
+        """bool [B, T]: tokens it needs scored. Never index 0."""
+        ...
+
+
+@runtime_checkable
+class OwnWeights(Protocol):
+    """An AuxTerm whose per-token factors depend on the whole optimiser step's batch.
+
+    Pairs (DPO), softmaxes over tokens (TEA) and rank statistics cannot be taken from a micro-batch.
+    """
+
+    def weights(self, batch: Batch, ctx: Ctx) -> Tensor:
+        """f32 [B, T], detached; `batch.old_logprobs` (over the mask and the term's own tokens) is
+        set. Handed back, cut to the micro-batch, as `ForwardOutput.weights`."""
+        ...
 
 
 _ROW = {
@@ -185,6 +229,9 @@ _ROW = {
     "lengths": torch.int64,
     "trained": torch.int64,
     "contexts": torch.int8,
+    "correct": torch.bool,
+    "parents": torch.int64,
+    "forks": torch.int64,
 }
 _TOKEN = {
     "token_ids": torch.int64,
@@ -197,7 +244,23 @@ _TOKEN = {
     "token_rewards": torch.float32,
     "old_logprobs": torch.float32,
     "ref_logprobs": torch.float32,
+    "teacher_logprobs": torch.float32,
+    "values": torch.float32,
+    "advantages": torch.float32,
+    "returns": torch.float32,
 }
+
+
+_FINITE = (
+    "behaviour_logprobs",
+    "old_logprobs",
+    "ref_logprobs",
+    "teacher_logprobs",
+    "token_rewards",
+    "values",
+    "advantages",
+    "returns",
+)
 
 
 def _check_shapes(batch: Batch) -> None:
@@ -220,7 +283,7 @@ def _check_laws(batch: Batch) -> None:
         raise ValueError("batch: a padding token is in the policy mask")
     if bool(mask[:, :1].any()):
         raise ValueError("batch: token 0 has no context and cannot be trained")
-    for name in ("behaviour_logprobs", "old_logprobs", "ref_logprobs", "token_rewards"):
+    for name in _FINITE:
         tensor: Tensor | None = getattr(batch, name)
         if tensor is not None and not bool(tensor[mask].isfinite().all()):
             raise ValueError(f"batch.{name} holds a value that is not finite")
@@ -231,4 +294,4 @@ def _check_laws(batch: Batch) -> None:
         raise ValueError("batch: a temperature is not positive")
 
 
-__all__ = ["Batch", "ForwardOutput", "MicroBatch", "RowContext"]
+__all__ = ["Batch", "ForwardOutput", "MicroBatch", "OwnTokens", "OwnWeights", "RowContext"]

@@ -63,7 +63,6 @@ class Learner(Protocol):
     def update(
         self,
         batch: Batch,
-        advantages: Tensor,
         *,
         loss: PolicyLoss,
         aggregate: Aggregate,

@@ -180,11 +180,9 @@ def _learn(run: Run, collected: Collected, ctx: Ctx) -> dict[str, float]:
         run.learner.snapshot_reference()
     if patch.reset_optimizer:
         run.learner.reset_optimizer()
-    batch = make_batch(collected.kept, pad_id=PAD)
-    advantages = estimate(update.advantage, batch, ctx)
+    batch = estimate(update.advantage, make_batch(collected.kept, pad_id=PAD), ctx)
     learnt = run.learner.update(
         batch,
-        advantages,
         loss=update.loss,
         aggregate=Aggregate(update.algo.aggregate, update.algo.aggregate_length),
         aux=update.aux,
@@ -192,7 +190,8 @@ def _learn(run: Run, collected: Collected, ctx: Ctx) -> dict[str, float]:
         minibatches=update.algo.minibatches,
         ctx=ctx,
     )
-    zero = (advantages.abs().amax(1) == 0).float().mean()
+    assert batch.advantages is not None
+    zero = (batch.advantages.abs().amax(1) == 0).float().mean()
     return {**learnt, "zero_advantage_rows": float(zero)}
 
 

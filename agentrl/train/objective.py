@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from agentrl.algo.aux import OwnTokens, Supervised
+from agentrl.algo.aux import Supervised
 from agentrl.algo.loss import Aggregate, TokenScores
 from agentrl.algo.offpolicy import Correction, denominators
-from agentrl.algo.types import Batch, ForwardOutput, MicroBatch
+from agentrl.algo.types import Batch, ForwardOutput, MicroBatch, OwnTokens
 from agentrl.errors import UserError
 from agentrl.points import AuxTerm, Ctx, PolicyLoss
 from agentrl.train.token_log import TokenLog
@@ -51,9 +51,10 @@ class Objective:
         self._aux_sums: defaultdict[str, float] = defaultdict(float)
         self._n_tokens = 0
 
-    def start(self, batch: Batch, advantages: Tensor) -> None:
-        """Take up the minibatch of the next optimiser step; both are [B, T] of it."""
-        self._advantages = advantages
+    def start(self, batch: Batch) -> None:
+        """Take up the minibatch of the next optimiser step. Raises ValueError without advantages."""
+        if batch.advantages is None:
+            raise ValueError("the batch has no advantages yet")
         self._n_tokens += batch.n_tokens
         own = [term.tokens(batch) if isinstance(term, OwnTokens) else None for term in self._aux]
         self._counts = [batch.n_tokens if mask is None else int(mask.sum()) for mask in own]
@@ -71,7 +72,8 @@ class Objective:
         """The micro-batch's share of the step's loss, with gradient."""
         device = scores.logprobs.device
         batch = micro.batch.to(device)
-        advantages = micro.take(self._advantages).to(device)
+        advantages = batch.advantages
+        assert advantages is not None
         before = scores.logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
         against = denominators(batch, before, self._correction)
         if self._weights is None:

@@ -141,7 +141,6 @@ class TorchLearner:
     def update(
         self,
         batch: Batch,
-        advantages: Tensor,
         *,
         loss: PolicyLoss,
         aggregate: Aggregate,
@@ -168,7 +167,7 @@ class TorchLearner:
         steps: list[Step] = []
         for part in parts:
             if part.batch.n_tokens:
-                objective.start(part.batch, part.take(advantages))
+                objective.start(part.batch)
                 steps.append(self._step(part.batch, objective.wanted, objective))
         self._version += any(step.stepped for step in steps)
         metrics = objective.summary(len(steps)) | summary(steps)

@@ -46,6 +46,9 @@ def build(
         lengths=totals,
         trained=totals,
         contexts=torch.zeros(n, dtype=torch.int8),
+        correct=torch.tensor([reward >= 1 for reward in rewards]),
+        parents=torch.full((n,), -1),
+        forks=torch.zeros(n, dtype=torch.int64),
         n_tokens=int(mask.sum()),
         n_sequences=len(set(index.tolist())),
     )

@@ -111,7 +111,7 @@ def test_equal_rewards_give_exactly_zero(
 def test_a_group_of_one_keeps_its_raw_reward(make: Make, preset: str) -> None:
     batch = make([0.5, 1, 0], [0, 1, 1], lengths=[2, 2, 2])
     assert firsts(PRESETS[preset], batch)[0] == pytest.approx(0.5, abs=1e-5)
-    assert estimate(PRESETS[preset], batch, CTX).isfinite().all()
+    assert estimate(PRESETS[preset], batch, CTX).advantages.isfinite().all()
 
 
 @given(st.permutations(range(6)))
@@ -143,7 +143,7 @@ def test_whitening_is_over_masked_tokens_only() -> None:
 
 def test_estimate_weighs_and_checks(make: Make) -> None:
     batch = replace(make([1, 0], [0, 0]), weights=torch.tensor([2.0, 0.5]))
-    advantages = estimate(PRESETS["dr_grpo"], batch, CTX)
+    advantages = estimate(PRESETS["dr_grpo"], batch, CTX).advantages
     assert advantages[:, 1].tolist() == pytest.approx([1.0, -0.25])
     with pytest.raises(ValueError, match="shape"):
         estimate(lambda b, c: torch.zeros(1), batch, CTX)

@@ -25,7 +25,7 @@ from agentrl.algo.loss import Aggregate, Clip
 from agentrl.algo.offpolicy import Correction
 from agentrl.algo.types import Batch
 from agentrl.errors import RunFailed, UserError
-from agentrl.points import Ctx
+from agentrl.points import Ctx, PolicyLoss
 from agentrl.train.torch_learner import TorchLearner
 from agentrl.trajectory import Group, StopReason, Trajectory
 from agentrl.transcript import Origin, Segment, Transcript
@@ -125,16 +125,16 @@ def test_two_updates_equal_a_naive_reference(tiny: Path) -> None:
     )
     for step in range(2):
         batch = batch_of(step, temperature=0.8)
-        advantages = estimate(GRPO, batch, CTX)
+        batch = estimate(GRPO, batch, CTX)
         metrics = learner.update(
-            batch, advantages, loss=Clip(), aggregate=Aggregate(), ctx=CTX, aux=[Entropy(0.01)]
+            batch, loss=Clip(), aggregate=Aggregate(), ctx=CTX, aux=[Entropy(0.01)]
         )
         logits = model(input_ids=batch.token_ids).logits[:, :-1] / batch.temperatures[:, 1:, None]
         log_p = F.log_softmax(logits, -1)
         logp = F.pad(log_p.gather(-1, batch.token_ids[:, 1:, None])[..., 0], (1, 0))
         entropy = F.pad(-(log_p.exp() * log_p).sum(-1), (1, 0))[batch.mask].mean()
         ratio = (logp - logp.detach()).exp()
-        loss = -(ratio * advantages)[batch.mask].sum() / batch.mask.sum() - 0.01 * entropy
+        loss = -(ratio * batch.advantages)[batch.mask].sum() / batch.mask.sum() - 0.01 * entropy
         optimizer.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 0.7)
@@ -182,7 +182,6 @@ def test_update_does_not_depend_on_micro_batches(tiny: Path, mode: str, micro_to
         batch = batch_of()
         batch = replace(batch, ref_logprobs=learner.ref_logprobs(batch) - 0.3)
         metrics = learner.update(
-            batch,
             estimate(GRPO, batch, CTX),
             loss=Clip(),
             aggregate=Aggregate(mode),  # type: ignore[arg-type]
@@ -220,7 +219,7 @@ def test_observations_change_nothing_but_what_follows_them(tiny: Path) -> None:
         batch = make_batch([Group(task, members)], pad_id=0)
         learner = learner_of(tiny)
         metrics = learner.update(
-            batch, estimate(GRPO, batch, CTX), loss=Clip(), aggregate=Aggregate(), ctx=CTX
+            estimate(GRPO, batch, CTX), loss=Clip(), aggregate=Aggregate(), ctx=CTX
         )
         changed.append((dict(metrics), weights(learner)))
     assert changed[0][0] == changed[1][0]
@@ -230,17 +229,13 @@ def test_observations_change_nothing_but_what_follows_them(tiny: Path) -> None:
 
 def test_minibatches_are_separate_steps_against_the_first_logprobs(tiny: Path) -> None:
     batch = batch_of(n_groups=4)
-    advantages = estimate(GRPO, batch, CTX)
+    batch = estimate(GRPO, batch, CTX)
     learner = learner_of(tiny)
-    metrics = learner.update(
-        batch, advantages, loss=Clip(), aggregate=Aggregate(), ctx=CTX, minibatches=2
-    )
+    metrics = learner.update(batch, loss=Clip(), aggregate=Aggregate(), ctx=CTX, minibatches=2)
     by_hand = learner_of(tiny)
     batch = replace(batch, old_logprobs=by_hand.logprobs(batch))
     for part in batch.minibatches(2):
-        by_hand.update(
-            part.batch, part.take(advantages), loss=Clip(), aggregate=Aggregate(), ctx=CTX
-        )
+        by_hand.update(part.batch, loss=Clip(), aggregate=Aggregate(), ctx=CTX)
     for name, tensor in weights(by_hand).items():
         torch.testing.assert_close(weights(learner)[name], tensor, rtol=0, atol=1e-6)
     assert metrics["optimizer_steps"] == 2
@@ -258,7 +253,7 @@ def test_gap_counts_own_version_only(tiny: Path) -> None:
     behaviour = torch.where(odd, exact - 0.5, exact - 0.25 * batch.mask)
     batch = replace(batch, behaviour_logprobs=behaviour, versions=versions)
     metrics = learner.update(
-        batch, estimate(GRPO, batch, CTX), loss=Clip(), aggregate=Aggregate(), ctx=CTX
+        estimate(GRPO, batch, CTX), loss=Clip(), aggregate=Aggregate(), ctx=CTX
     )
     assert metrics["gap_mean"] == pytest.approx(0.25, abs=1e-5)
     assert metrics["gap_max"] == pytest.approx(0.25, abs=1e-5)
@@ -289,9 +284,9 @@ def test_supervised_term_reads_its_own_tokens(tiny: Path) -> None:
     member = Trajectory("a", task, 0, rows, (), StopReason.TERMINATED, reward=0.0)
     batch = make_batch([Group(task, (member,))], pad_id=0)
     learner = learner_of(tiny, lr=0.0)
-    zero = torch.zeros_like(batch.behaviour_logprobs)
+    batch = replace(batch, advantages=torch.zeros_like(batch.behaviour_logprobs))
     metrics = learner.update(
-        batch, zero, loss=Clip(), aggregate=Aggregate(), ctx=CTX, aux=[Supervised(0.5)]
+        batch, loss=Clip(), aggregate=Aggregate(), ctx=CTX, aux=[Supervised(0.5)]
     )
     alone = learner.sft_update(batch)["loss"]
     assert metrics["sft_loss"] == pytest.approx(alone, abs=1e-5)
@@ -301,8 +296,8 @@ def test_supervised_term_reads_its_own_tokens(tiny: Path) -> None:
 def test_state_round_trip_is_bitwise(tiny: Path) -> None:
     def go(learner: TorchLearner, seed: int) -> dict[str, float]:
         batch = batch_of(seed)
-        advantages = estimate(GRPO, batch, CTX)
-        return dict(learner.update(batch, advantages, loss=Clip(), aggregate=Aggregate(), ctx=CTX))
+        batch = estimate(GRPO, batch, CTX)
+        return dict(learner.update(batch, loss=Clip(), aggregate=Aggregate(), ctx=CTX))
 
     straight = learner_of(tiny, warmup_steps=4)
     go(straight, 0)
@@ -323,18 +318,22 @@ def test_nonfinite_gradient_is_skipped_then_ends_the_run(tiny: Path) -> None:
     learner = learner_of(tiny)
     before = weights(learner)
     batch = batch_of()
-    advantages = estimate(GRPO, batch, CTX)
-    broken = torch.where(batch.mask, torch.full_like(advantages, torch.inf), advantages)
+    batch = estimate(GRPO, batch, CTX)
 
-    def go(values: torch.Tensor) -> dict[str, float]:
-        return dict(learner.update(batch, values, loss=Clip(), aggregate=Aggregate(), ctx=CTX))
+    def broken(
+        logprobs: torch.Tensor, old: torch.Tensor, advantages: torch.Tensor, mask: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        return logprobs * torch.inf, {}
+
+    def go(loss: PolicyLoss) -> dict[str, float]:
+        return dict(learner.update(batch, loss=loss, aggregate=Aggregate(), ctx=CTX))
 
     assert go(broken)["skipped_steps"] == 1
     assert go(broken)["skipped_steps"] == 1
     for name, tensor in weights(learner).items():
         assert torch.equal(tensor, before[name])
     assert learner.version == 0
-    assert go(advantages)["skipped_steps"] == 0
+    assert go(Clip())["skipped_steps"] == 0
     go(broken)
     go(broken)
     with pytest.raises(RunFailed, match="not finite in 3 steps"):
@@ -365,11 +364,11 @@ def test_soft_capped_logits_are_scored_as_the_model_defines_them(tmp_path: Path)
 
 def test_activation_checkpointing_and_bf16_agree(tiny: Path) -> None:
     batch = batch_of()
-    advantages = estimate(GRPO, batch, CTX)
+    batch = estimate(GRPO, batch, CTX)
     norms = []
     for options in ({}, {"activation_checkpointing": True}, {"dtype": "bfloat16"}):
         learner = learner_of(tiny, **options)
-        metrics = learner.update(batch, advantages, loss=Clip(), aggregate=Aggregate(), ctx=CTX)
+        metrics = learner.update(batch, loss=Clip(), aggregate=Aggregate(), ctx=CTX)
         norms.append(metrics["grad_norm"])
     assert norms[1] == pytest.approx(norms[0], rel=1e-6)
     assert norms[2] == pytest.approx(norms[0], rel=0.05)
@@ -386,9 +385,8 @@ def test_nothing_to_train_is_no_step(tiny: Path) -> None:
         n_tokens=0,
         n_sequences=0,
     )
-    metrics = learner.update(
-        empty, torch.zeros(batch.mask.shape), loss=Clip(), aggregate=Aggregate(), ctx=CTX
-    )
+    empty = replace(empty, advantages=torch.zeros(batch.mask.shape))
+    metrics = learner.update(empty, loss=Clip(), aggregate=Aggregate(), ctx=CTX)
     assert metrics["optimizer_steps"] == 0
     assert metrics["masked_rows"] == len(batch)
     assert learner.version == 0
@@ -419,12 +417,10 @@ def test_kl_pulls_back_to_the_kept_reference(tiny: Path) -> None:
     """With no advantage the KL term is the loss: zero at first, and smaller after a step on it."""
     learner = learner_of(tiny, reference=True, lr=1e-3)
     batch = batch_of()
-    zero = torch.zeros_like(batch.behaviour_logprobs)
+    zero = replace(batch, advantages=torch.zeros_like(batch.behaviour_logprobs))
 
-    def go(advantages: torch.Tensor, *aux: KL) -> dict[str, float]:
-        return dict(
-            learner.update(batch, advantages, loss=Clip(), aggregate=Aggregate(), ctx=CTX, aux=aux)
-        )
+    def go(batch: Batch, *aux: KL) -> dict[str, float]:
+        return dict(learner.update(batch, loss=Clip(), aggregate=Aggregate(), ctx=CTX, aux=aux))
 
     assert go(zero, KL(1.0))["kl_ref"] == pytest.approx(0, abs=1e-6)
     for _ in range(3):
