@@ -28,6 +28,8 @@ class TokenScores(NamedTuple):
     """f32 [B, T]; 0 where not scored, always at index 0."""
     entropies: Tensor
     """f32 [B, T] in nats; 0 where not scored."""
+    values: Tensor | None = None
+    """f32 [B, T]: a shared critic's value of the state before each token; None without one."""
 
 
 def predictors(states: Tensor, tokens: Tensor) -> Tensor:

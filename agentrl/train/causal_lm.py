@@ -23,6 +23,8 @@ from agentrl.algo.types import Batch
 from agentrl.errors import UserError
 
 Precision = Literal["float32", "bfloat16"]
+VALUE_HEAD = "value_head"
+"""What the value head's parameters are named after."""
 
 TOKENIZER_FILES = (
     "tokenizer*",
@@ -63,6 +65,8 @@ class CausalLM:
             # Layers checkpoint only in training mode; with no dropout that changes nothing else.
             self.model.train()
         self._plain_head = self._head_is_plain()
+        self.value_head: nn.Linear | None = None
+        """State -> value, for critics; not among `tensors`, which are the language model's."""
 
     @property
     def pad_id(self) -> int:
@@ -70,24 +74,32 @@ class CausalLM:
         found = getattr(self.model.config, "pad_token_id", None)
         return found if isinstance(found, int) and found >= 0 else 0
 
+    def add_value_head(self) -> nn.Linear:
+        """A linear value of each state, zero at first: in fp32, trained with the model."""
+        width = self.model.config.get_text_config().hidden_size  # pyright: ignore
+        self.value_head = nn.Linear(width, 1, device=self.device)
+        nn.init.zeros_(self.value_head.weight)
+        nn.init.zeros_(self.value_head.bias)
+        return self.value_head
+
     def scores(self, batch: Batch, tokens: Tensor) -> TokenScores:
         """Logprobs and entropies [B, T] of `tokens` (bool [B, T], never index 0), on the device.
 
-        Rows must not hold a wanted token behind padding. No attention mask is passed: padding is
-        on the right, where a causal model cannot see it.
+        With a value head also the values. Rows must not hold a wanted token behind padding. No
+        attention mask is passed: padding is on the right, where a causal model cannot see it.
         """
         batch, tokens = batch.to(self.device), tokens.to(self.device)
         shape = batch.token_ids.shape
-        logprobs = torch.zeros(shape, device=self.device)
-        entropies = torch.zeros(shape, device=self.device)
         if shape[1] < 2:
-            return TokenScores(logprobs, entropies)
+            zeros = torch.zeros(shape, device=self.device)
+            return TokenScores(zeros, zeros.clone(), None if self.value_head is None else zeros)
         if not self._plain_head:
             with self._autocast():
                 logits = self.model(input_ids=batch.token_ids, use_cache=False).logits
             full = token_logprobs(logits, batch.token_ids, batch.temperatures)
-            return TokenScores(full.logprobs * tokens, full.entropies * tokens)
-        hidden = predictors(self._hidden(batch.token_ids[:, :-1]), tokens)
+            values = None if self.value_head is None else self.values(batch, tokens)
+            return TokenScores(full.logprobs * tokens, full.entropies * tokens, values)
+        hidden = self._states(batch, tokens)
         head = self._head()
         scored = head_scores(
             hidden,
@@ -98,13 +110,26 @@ class CausalLM:
             dtype=self._dtype,
         )
         return TokenScores(
-            logprobs.masked_scatter(tokens, scored.logprobs),
-            entropies.masked_scatter(tokens, scored.entropies),
+            _scattered(scored.logprobs, tokens),
+            _scattered(scored.entropies, tokens),
+            None if self.value_head is None else _scattered(self._valued(hidden), tokens),
         )
 
+    def values(self, batch: Batch, tokens: Tensor) -> Tensor:
+        """f32 [B, T]: the value of the state before each of `tokens`; 0 elsewhere.
+
+        Raises ValueError without a value head.
+        """
+        batch, tokens = batch.to(self.device), tokens.to(self.device)
+        if batch.token_ids.shape[1] < 2:
+            return torch.zeros(batch.token_ids.shape, device=self.device)
+        return _scattered(self._valued(self._states(batch, tokens)), tokens)
+
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        """Trainable parameters, each storage once, in the model's order."""
-        return [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
+        """Trainable parameters, each storage once, in the model's order; the value head's last."""
+        named = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
+        head = self.value_head
+        return named + ([(f"{VALUE_HEAD}.{n}", p) for n, p in head.named_parameters()] if head else [])
 
     def tensors(self) -> dict[str, Tensor]:
         """Live views of the weights by Hugging Face name, tied ones under each of their names."""
@@ -140,6 +165,15 @@ class CausalLM:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled):
             yield
 
+    def _states(self, batch: Batch, tokens: Tensor) -> Tensor:
+        """[N, H]: what predicts each of `tokens`."""
+        return predictors(self._hidden(batch.token_ids[:, :-1]), tokens)
+
+    def _valued(self, states: Tensor) -> Tensor:
+        if self.value_head is None:
+            raise ValueError("this model has no value head")
+        return self.value_head(states.float())[:, 0]
+
     def _hidden(self, token_ids: Tensor) -> Tensor:
         with self._autocast():
             return self._body()(input_ids=token_ids, use_cache=False).last_hidden_state
@@ -159,6 +193,11 @@ class CausalLM:
         logits = self.model(input_ids=ids, use_cache=False).logits
         hidden = self._body()(input_ids=ids, use_cache=False).last_hidden_state
         return torch.allclose(self._head()(hidden), logits, rtol=1e-4, atol=1e-4)
+
+
+def _scattered(values: Tensor, tokens: Tensor) -> Tensor:
+    """Values [N] of the tokens at their places [B, T], 0 elsewhere."""
+    return torch.zeros(tokens.shape, device=tokens.device).masked_scatter(tokens, values)
 
 
 def _loaded(path: str) -> Any:
@@ -194,4 +233,4 @@ def _quiet() -> Generator[None]:
             logging.enable_progress_bar()
 
 
-__all__ = ["CausalLM", "Precision"]
+__all__ = ["VALUE_HEAD", "CausalLM", "Precision"]
