@@ -1,0 +1,124 @@
+"""A leased interpreter in a container, moved to another one when its own is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from agentrl.errors import SandboxError
+from agentrl.sandbox import ExecResult
+from agentrl_sandbox.docker import wire
+from agentrl_sandbox.docker.container import Container
+from agentrl_sandbox.tally import Tally
+
+SLACK_S = 15.0
+"""For the relay to interrupt, kill and bury, before the container itself is killed."""
+_CODE_CHARACTERS = 64 << 20
+
+
+@dataclass(slots=True)
+class Place:
+    """An interpreter by number in a container."""
+
+    container: Container
+    number: int
+    runs: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What every session of a pool has in common."""
+
+    place: Callable[[], Awaitable[Place]]
+    """Makes a fresh interpreter; raises SandboxError."""
+    leave: Callable[[Place], Awaitable[None]]
+    """Ends one; never raises."""
+    tally: Tally
+    """The pool's counts."""
+    released: Callable[[DockerSession], None]
+    """Gives the slot back; called once."""
+
+
+class DockerSession:
+    """The `Sandbox` of this back end; made by a pool's `acquire`."""
+
+    def __init__(self, terms: Terms, place: Place) -> None:
+        self._terms = terms
+        self._place: Place | None = place
+        self._lock = asyncio.Lock()
+        self._closed = False
+
+    async def run(self, code: str, *, timeout_s: float) -> ExecResult:
+        """Execute `code`; see the contract. `timeout_s` is seconds of wall time.
+
+        The deadline is kept inside the container, as `local` keeps it; if the container does not
+        answer `SLACK_S` later it is killed. Raises SandboxError when the container was lost.
+        """
+        asked = time.monotonic()
+        async with self._lock:
+            place = await self._live_place()
+            if (refusal := refused(code, place.container)) is not None:
+                return refusal
+            queue_s = time.monotonic() - asked
+            place.runs += 1
+            answer = await place.container.ask(
+                "run",
+                place.number,
+                code=code,
+                timeout_s=timeout_s,
+                deadline_s=timeout_s + SLACK_S,
+            )
+        result = to_result(answer, queue_s)
+        self._terms.tally.count(result)
+        return result
+
+    async def _live_place(self) -> Place:
+        if self._closed:
+            raise SandboxError("this sandbox session is closed")
+        place = self._place
+        if place is not None and place.container.lost:
+            self._place = None
+            self._terms.tally.restarts += 1
+            await self._terms.leave(place)
+            if place.runs:
+                raise SandboxError("the container was lost, and all state with it")
+        if self._place is None:
+            self._place = await self._terms.place()
+        return self._place
+
+    async def reset(self) -> None:
+        """Forget all state; see the contract."""
+        async with self._lock:
+            place = await self._live_place()
+            await place.container.ask("reset", place.number, deadline_s=SLACK_S)
+            place.runs = 0
+
+    async def close(self) -> None:
+        """End the interpreter and give the slot back. Idempotent; a run in flight ends at once."""
+        if self._closed:
+            return
+        self._closed = True
+        place, self._place = self._place, None
+        try:
+            if place is not None:
+                await self._terms.leave(place)
+        finally:
+            self._terms.released(self)
+
+
+def refused(code: str, container: Container) -> ExecResult | None:
+    """What to answer to code that is too long to be sent."""
+    if len(code) <= _CODE_CHARACTERS:
+        return None
+    told = f"the code is longer than {_CODE_CHARACTERS >> 20} million characters"
+    return ExecResult("error", error=told, isolation=container.isolation)
+
+
+def to_result(answer: wire.Result | None, queue_s: float) -> ExecResult:
+    """What the relay found, and the seconds waited for it out here added to its own."""
+    assert answer is not None
+    fields: dict[str, Any] = {**answer, "queue_s": queue_s + answer["queue_s"]}
+    return ExecResult(**fields)
