@@ -85,7 +85,8 @@ class EpisodeRunner(Protocol):
         ...
 
 
-ScoredModel = Literal["policy", "ref", "ema", "teacher"]
+ScoredModel = Literal["policy", "ref", "teacher"]
+"""A moving average of the policy is a `ref` that a schedule moves (`Patch.anchor`)."""
 
 
 class Scorer(Protocol):
@@ -183,6 +184,10 @@ class Keep:
     """Train on the group."""
 
     weight: float = 1.0
+    remember: bool = False
+    """Store it in the queue `replay` as well, for later batches that lack groups."""
+    excluded: Mapping[str, str] = field(default_factory=dict[str, str])
+    """uid -> named reason: trajectories that train no token and stay in the group's statistics."""
 
 
 @dataclass(frozen=True, slots=True)
