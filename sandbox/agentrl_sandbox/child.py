@@ -155,6 +155,11 @@ class Child:
         finally:
             self._release()
 
+    def forget(self) -> None:
+        """Give back its descriptors without waiting; for one that is dead anyway."""
+        self.kill()
+        self._release()
+
     def _release(self) -> None:
         if self._closed:
             return

@@ -8,7 +8,7 @@ import sys
 
 from agentrl.errors import SandboxUnavailable
 from agentrl.sandbox import LEVELS, IsolationLevel, SandboxLimits
-from agentrl_sandbox.pool import ForkPool
+from agentrl_sandbox.pool import ForkPool, Size
 from agentrl_sandbox.probe import Capabilities, probe
 
 _log = logging.getLogger("agentrl.sandbox.local")
@@ -28,9 +28,13 @@ class LocalPool(ForkPool):
         min_isolation: IsolationLevel = "lite",
         python: str | None = None,
         max_sessions: int = 64,
+        spares: int = 2,
+        wait_s: float = 600.0,
+        idle_s: float = 3600.0,
+        max_cells: int | None = None,
         max_isolation: IsolationLevel = "strong",
     ) -> None:
-        super().__init__(limits, python, max_sessions)
+        super().__init__(limits, python, Size(max_sessions, spares, wait_s, idle_s, max_cells))
         self._least: IsolationLevel = min_isolation
         self._most: IsolationLevel = max_isolation
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from agentrl.sandbox import IsolationLevel, SandboxLimits
-from agentrl_sandbox.pool import ForkPool
+from agentrl_sandbox.pool import ForkPool, Size
 
 _log = logging.getLogger("agentrl.sandbox.none")
 
@@ -22,8 +22,12 @@ class UnsafePool(ForkPool):
         limits: SandboxLimits = SandboxLimits(),  # noqa: B008 - frozen
         python: str | None = None,
         max_sessions: int = 64,
+        spares: int = 2,
+        wait_s: float = 600.0,
+        idle_s: float = 3600.0,
+        max_cells: int | None = None,
     ) -> None:
-        super().__init__(limits, python, max_sessions)
+        super().__init__(limits, python, Size(max_sessions, spares, wait_s, idle_s, max_cells))
 
     async def _choose_level(self) -> IsolationLevel:
         _log.warning(

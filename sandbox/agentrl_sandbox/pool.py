@@ -1,38 +1,77 @@
-"""What the pools share: one zygote, a bounded number of sessions, recovery when it is lost."""
+"""What the pools share: one zygote, spares, a bounded number of sessions, recovery."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import time
 from abc import ABC, abstractmethod
+from collections.abc import Generator
+from dataclasses import dataclass
 
-from agentrl.errors import SandboxError, SandboxUnavailable
-from agentrl.sandbox import IsolationLevel, PoolStatistics, SandboxLimits
+from agentrl.errors import SandboxError, SandboxUnavailable, UserError
+from agentrl.sandbox import ExecResult, IsolationLevel, PoolStatistics, SandboxLimits
 from agentrl_sandbox.child import Child
 from agentrl_sandbox.conversation import Conversation
+from agentrl_sandbox.counts import Counts
 from agentrl_sandbox.inside import wire
 from agentrl_sandbox.inside.plan import Plan
 from agentrl_sandbox.link import Link
 from agentrl_sandbox.session import Session, Terms
+from agentrl_sandbox.spares import Spares
 
 _READY_S = 20.0
 _REAP_S = 5.0
 _VALUE_SPARE = 64
+_LOOK_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much a pool holds, and for how long."""
+
+    max_sessions: int = 64
+    spares: int = 2
+    """Interpreters kept ready beyond the leased ones; 0: each is made when it is asked for."""
+    wait_s: float = 600.0
+    """Longest wait for a slot before `acquire` gives up."""
+    idle_s: float = 3600.0
+    """A session that nobody used for so long is closed, so that a lost lease costs no slot."""
+    max_cells: int | None = None
+    """Runs that one session may have; None: any number."""
+
+    def __post_init__(self) -> None:
+        if self.max_sessions < 1 or self.spares < 0:
+            raise UserError(
+                f"max_sessions={self.max_sessions} and spares={self.spares}: a pool needs at least "
+                "one session and no negative number of spares"
+            )
+        if self.wait_s <= 0 or self.idle_s <= 0 or (self.max_cells or 1) < 1:
+            raise UserError(
+                f"wait_s={self.wait_s}, idle_s={self.idle_s} and max_cells={self.max_cells} must "
+                "be positive; leave max_cells out for no limit"
+            )
 
 
 class ForkPool(ABC):
     """Base of the pools that fork sessions from a warm interpreter; owns all but the level."""
 
-    def __init__(self, limits: SandboxLimits, python: str | None, max_sessions: int) -> None:
+    def __init__(self, limits: SandboxLimits, python: str | None, size: Size) -> None:
         self._limits = limits
         self._python = python
-        self._slots = asyncio.Semaphore(max_sessions)
+        self._size = size
+        self._slots = asyncio.Semaphore(size.max_sessions)
         self._level: IsolationLevel | None = None
         self._link: Link | None = None
         self._linking = asyncio.Lock()
         self._sessions: set[Session] = set()
+        self._spares = Spares(size.spares, self._spawn, self._crowded)
+        self._keeper: asyncio.Task[None] | None = None
+        self._leaving: asyncio.TaskGroup | None = None
         self._waiting = 0
-        self._runs = 0
-        self._restarts = 0
+        self._running = 0
+        self._counts = Counts()
 
     @abstractmethod
     async def _choose_level(self) -> IsolationLevel:
@@ -63,7 +102,32 @@ class ForkPool(ABC):
             raise SandboxUnavailable(
                 f"isolation level {level} cannot be set up: {error}"
             ) from error
-        self._link, self._level = link, level
+        self._link, self._level, self._counts = link, level, Counts()
+        started = asyncio.Event()
+        # Lives from here to `close`, which awaits it: no block of code could hold it.
+        self._keeper = asyncio.get_running_loop().create_task(self._keep(started))
+        await started.wait()
+
+    async def _keep(self, started: asyncio.Event) -> None:
+        """The pool's background work, until cancelled: refill, look for idle sessions, bury."""
+        async with asyncio.TaskGroup() as group:
+            self._leaving = group
+            started.set()
+            group.create_task(self._reap_idle())
+            if self._size.spares:
+                group.create_task(self._spares.refill())
+
+    def _crowded(self) -> bool:
+        """Whether forking now would take a processor from code that runs."""
+        return self._running >= (os.cpu_count() or 1) and len(self._spares) > 0
+
+    async def _reap_idle(self) -> None:
+        while True:
+            await asyncio.sleep(min(self._size.idle_s / 4, _LOOK_S))
+            for session in list(self._sessions):
+                if session.idle_s() > self._size.idle_s:
+                    self._counts.expired += 1
+                    await session.expire()
 
     def _plan(self, level: IsolationLevel) -> Plan:
         limits = self._limits
@@ -76,19 +140,74 @@ class ForkPool(ABC):
         )
 
     async def acquire(self) -> Session:
-        """Lease a fresh interpreter, waiting for a slot if all are taken. Raises SandboxError."""
-        if self._level is None:
-            raise SandboxError("the sandbox pool is not open")
+        """Lease a fresh interpreter, at once when a spare stands ready.
+
+        Waits for a slot while all are taken. Raises SandboxError when none came free within
+        `wait_s` or no interpreter can be made.
+        """
+        waited_s = await self._take_slots(1)
+        return await self._open_session(waited_s)
+
+    async def run_once(self, code: str, *, timeout_s: float) -> ExecResult:
+        """Run `code` in an interpreter of its own; see `agentrl.sandbox.OneShot`.
+
+        At the deadline the interpreter is killed without a grace. It is buried in the background:
+        the result does not wait for that, the slot does.
+        """
+        session = await self.acquire()
+        session.single_use()
+        try:
+            return await session.run(code, timeout_s=timeout_s)
+        finally:
+            session.hang_up()
+            if self._leaving is not None and self._level is not None:
+                self._leaving.create_task(session.close())
+            else:
+                await session.close()
+
+    async def _take_slots(self, count: int) -> float:
+        """Seconds waited for `count` slots. Raises SandboxError when they do not come free."""
+        began = time.monotonic()
+        taken = 0
         self._waiting += 1
         try:
-            await self._slots.acquire()
+            async with asyncio.timeout(self._size.wait_s):
+                while taken < count:
+                    self._check_open()
+                    await self._slots.acquire()
+                    taken += 1
+                self._check_open()
+        except BaseException as error:
+            for _ in range(taken):
+                self._slots.release()
+            if not isinstance(error, TimeoutError):
+                raise
+            self._counts.refused += 1
+            raise SandboxError(
+                f"no sandbox came free within {self._size.wait_s:g} s: all "
+                f"{self._size.max_sessions} sessions are taken and {self._waiting - 1} other "
+                "callers wait; raise max_sessions or run fewer episodes at once"
+            ) from error
         finally:
             self._waiting -= 1
+        return time.monotonic() - began
+
+    def _check_open(self) -> None:
+        if self._level is None:
+            raise SandboxError("the sandbox pool is not open")
+
+    async def _open_session(self, waited_s: float) -> Session:
+        """A session in a slot already taken; the slot is given back when that fails."""
+        began = time.monotonic()
         try:
-            session = Session(self._terms(), await self._spawn())
+            child = self._spares.take() or await self._spawn()
         except BaseException:
             self._slots.release()
             raise
+        return self._adopt(child, waited_s + time.monotonic() - began)
+
+    def _adopt(self, child: Child, waited_s: float) -> Session:
+        session = Session(self._terms(), child, waited_s)
         self._sessions.add(session)
         return session
 
@@ -96,17 +215,20 @@ class ForkPool(ABC):
         return Terms(
             limits=self._limits,
             isolation=self.isolation,
+            max_cells=self._size.max_cells,
             spawn=self._spawn,
-            ran=self._count_run,
-            replaced=self._count_restart,
+            counts=self._counts,
+            running=self._while_running,
             released=self._release,
         )
 
-    def _count_run(self) -> None:
-        self._runs += 1
-
-    def _count_restart(self) -> None:
-        self._restarts += 1
+    @contextlib.contextmanager
+    def _while_running(self) -> Generator[None]:
+        self._running += 1
+        try:
+            yield
+        finally:
+            self._running -= 1
 
     def _release(self, session: Session) -> None:
         self._sessions.discard(session)
@@ -127,7 +249,7 @@ class ForkPool(ABC):
             if self._level is None or self._link is None:
                 raise SandboxError("the sandbox pool is closed")
             if self._link.lost:
-                self._restarts += 1
+                self._counts.replaced()
                 await self._link.close()
                 self._link = await Link.start(self._plan(self._level), self._python)
             return self._link
@@ -135,7 +257,12 @@ class ForkPool(ABC):
     async def close(self) -> None:
         """End every session, the zygote and its namespaces. Idempotent."""
         self._level = None
+        keeper, self._keeper, self._leaving = self._keeper, None, None
+        if keeper is not None:
+            keeper.cancel()
+            await asyncio.wait({keeper}, timeout=_LOOK_S)
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._spares.close())
             for session in list(self._sessions):
                 group.create_task(session.close())
         async with self._linking:
@@ -145,11 +272,19 @@ class ForkPool(ABC):
 
     def statistics(self) -> PoolStatistics:
         """Counts for metrics."""
+        counts = self._counts
         return PoolStatistics(
             open_sessions=len(self._sessions),
             waiting=self._waiting,
-            runs=self._runs,
-            restarts=self._restarts,
+            runs=counts.runs,
+            restarts=counts.restarts,
+            spares=len(self._spares),
+            refused=counts.refused,
+            queue_s=counts.queue_s,
+            run_s=counts.run_s,
+            timeouts=counts.timeouts,
+            ooms=counts.ooms,
+            expired=counts.expired,
         )
 
 

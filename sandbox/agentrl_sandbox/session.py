@@ -7,19 +7,23 @@ import os
 import signal
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from agentrl.errors import SandboxError
-from agentrl.sandbox import ExecResult, ExecStatus, IsolationLevel, SandboxLimits
+from agentrl.sandbox import ExecResult, IsolationLevel, SandboxLimits
 from agentrl_sandbox.child import Child, Exit
-from agentrl_sandbox.conversation import Conversation, Ending, send_all, send_now
+from agentrl_sandbox.conversation import Conversation, send_all, send_now
+from agentrl_sandbox.counts import Counts
 from agentrl_sandbox.inside import wire
 from agentrl_sandbox.quota import exceeds
+from agentrl_sandbox.verdict import Course, Overdue, error_of, status_of, status_of_exit
 
 GRACE_S = 0.5
 """Between the interrupt at the deadline and the kill."""
 _REAP_S = 10.0
 _POLL_S = 0.025
+_CPU_POLL_S = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,51 +32,61 @@ class Terms:
 
     limits: SandboxLimits
     isolation: IsolationLevel
+    max_cells: int | None
+    """Runs that one session may have."""
     spawn: Callable[[], Awaitable[Child]]
     """Makes a confined, ready child; raises SandboxError."""
-    ran: Callable[[], None]
-    """Counts a run."""
-    replaced: Callable[[], None]
-    """Counts a child that was lost."""
+    counts: Counts
+    running: Callable[[], AbstractContextManager[None]]
+    """Held while code runs."""
     released: Callable[[Session], None]
     """Gives the slot back; called once."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Course:
-    """How one run went, before it is put into words."""
-
-    ending: Ending
-    timed_out: bool
-    wall_s: float
 
 
 class Session:
     """The `Sandbox` of this back end; made by a pool's `acquire`."""
 
-    def __init__(self, terms: Terms, child: Child) -> None:
+    def __init__(self, terms: Terms, child: Child, waited_s: float = 0.0) -> None:
         self._terms = terms
         self._child: Child | None = child
         self._lock = asyncio.Lock()
-        self._closed = False
+        self._closed = ""
+        self._waited_s = waited_s
+        self._used = time.monotonic()
+        self._cells = 0
+        self._lasting = True
 
     async def run(self, code: str, *, timeout_s: float) -> ExecResult:
         """Execute `code`; see the contract. `timeout_s` is seconds of wall time.
 
         At the deadline the code is interrupted; if it does not yield within `GRACE_S` it is killed
-        and its state is lost. Raises SandboxError when the box was lost or is closed.
+        and its state is lost. The first run's `queue_s` holds the wait for the lease too. Raises
+        SandboxError when the box was lost or is closed.
         """
         asked = time.monotonic()
         async with self._lock:
             if self._closed:
-                raise SandboxError("this sandbox session is closed")
-            died = await self._died_meanwhile()
-            if died is not None:
-                return died
-            if self._child is None:
-                self._child = await self._terms.spawn()
-            self._terms.ran()
-            queue_s = time.monotonic() - asked
+                raise SandboxError(self._closed)
+            self._cells += 1
+            result = await self._answer(code, timeout_s, asked)
+            self._terms.counts.ended(result)
+            self._used = time.monotonic()
+            return result
+
+    async def _answer(self, code: str, timeout_s: float, asked: float) -> ExecResult:
+        most = self._terms.max_cells
+        if most is not None and self._cells > most:
+            told = f"LimitError: this session has had the {most} runs that it may have"
+            return ExecResult("error", error=told, isolation=self._terms.isolation)
+        died = await self._died_meanwhile()
+        if died is not None:
+            return died
+        if self._child is None:
+            self._child = await self._terms.spawn()
+        self._terms.counts.began()
+        queue_s = time.monotonic() - asked + self._waited_s
+        self._waited_s = 0.0
+        with self._terms.running():
             return await self._execute(self._child, code, timeout_s, queue_s)
 
     async def reset(self) -> None:
@@ -82,16 +96,38 @@ class Session:
 
     async def close(self) -> None:
         """Kill the child and give the slot back. Idempotent; a run in flight ends at once."""
+        await self._end("this sandbox session is closed")
+
+    async def expire(self) -> None:
+        """Close a session that nobody used for too long; a later run is told so."""
+        await self._end(
+            f"this sandbox session was closed after {self.idle_s():.0f} s without a run, and its "
+            "state is gone; raise the pool's idle_s if episodes pause for longer"
+        )
+
+    async def _end(self, why: str) -> None:
         if self._closed:
             return
-        self._closed = True
-        if self._child is not None:
-            self._child.kill()
+        self._closed = why
+        self.hang_up()
         try:
             async with self._lock:
                 await self._discard()
         finally:
             self._terms.released(self)
+
+    def idle_s(self) -> float:
+        """Seconds since the last run ended; 0 while one is under way."""
+        return 0.0 if self._lock.locked() else time.monotonic() - self._used
+
+    def single_use(self) -> None:
+        """From now on an interpreter that has run once is killed, and a late one without grace."""
+        self._lasting = False
+
+    def hang_up(self) -> None:
+        """Kill the child at once; `close` does the rest."""
+        if self._child is not None:
+            self._child.kill()
 
     async def _discard(self) -> None:
         child, self._child = self._child, None
@@ -106,13 +142,13 @@ class Session:
         await asyncio.wait({child.exited}, timeout=_REAP_S)
         exit_ = child.exited.result() if child.exited.done() else None
         await self._discard()
-        self._terms.replaced()
+        self._terms.counts.replaced()
         if exit_ is None:
             if child.runs:
                 raise SandboxError("the sandbox was lost between two runs, and all state with it")
             return None
         return ExecResult(
-            status=_status_of(exit_),
+            status=status_of_exit(exit_),
             error="the interpreter ended after the previous run and was replaced",
             exit_code=exit_.exit_code,
             signal=exit_.signal,
@@ -133,37 +169,34 @@ class Session:
             with talk:
                 course = await self._watch(child, talk, code, timeout_s)
                 clean = course.ending == "done"
-                if clean:
+                if clean and self._lasting:
                     child.freeze(True)
-                else:
+                elif not clean:
                     child.kill()
                 talk.finish()
         finally:
             # Also when this task is cancelled: code that nobody waits for must not run on.
             if not clean:
                 child.kill()
-                self._terms.replaced()
-        exit_ = None
-        if not clean:
-            exit_ = await self._last_of(child)
+                self._terms.counts.replaced()
+        exit_ = None if clean else await self._last_of(child)
         cpu_s = (exit_.cpu_s if exit_ else child.cpu_s()) - cpu_before
-        peak = exit_.peak_rss_mb if exit_ else child.peak_rss_mb()
         return ExecResult(
-            status=_status(course, talk, exit_),
+            status=status_of(course, talk.reply, exit_),
             stdout=talk.stdout.text(),
             stderr=talk.stderr.text(),
             value=talk.reply.value if clean and talk.reply else None,
-            error=_error(course, talk, timeout_s, self._terms.limits),
+            error=error_of(course, talk.reply, timeout_s, self._terms.limits),
             exit_code=exit_.exit_code if exit_ else None,
             signal=exit_.signal if exit_ else None,
             wall_s=course.wall_s,
             cpu_s=max(cpu_s, 0.0),
             queue_s=queue_s,
-            peak_rss_mb=peak,
+            peak_rss_mb=exit_.peak_rss_mb if exit_ else child.peak_rss_mb(),
             stdout_dropped=talk.stdout.dropped,
             stderr_dropped=talk.stderr.dropped,
             isolation=self._terms.isolation,
-            state_lost=not clean,
+            state_lost=not clean and self._lasting,
         )
 
     async def _last_of(self, child: Child) -> Exit:
@@ -174,9 +207,7 @@ class Session:
             raise SandboxError("the sandbox was lost while the code ran")
         return exit_
 
-    async def _watch(
-        self, child: Child, talk: Conversation, code: str, timeout_s: float
-    ) -> _Course:
+    async def _watch(self, child: Child, talk: Conversation, code: str, timeout_s: float) -> Course:
         began = time.monotonic()
         left = send_now(child.control, wire.request(talk.nonce, code))
         async with asyncio.TaskGroup() as group:
@@ -185,17 +216,34 @@ class Session:
                 helpers.append(group.create_task(send_all(child.control, left)))
             if child.work:
                 helpers.append(group.create_task(self._guard_disk(child, talk)))
-            await asyncio.wait({talk.ended}, timeout=timeout_s)
-            timed_out = not talk.ended.done()
-            if timed_out:
+            overdue = await self._time_out(child, talk, timeout_s)
+            if overdue and self._lasting:
                 child.send_signal(signal.SIGINT)
                 await asyncio.wait({talk.ended}, timeout=GRACE_S)
             for task in helpers:
                 task.cancel()
         if child.work and talk.ended.done() and await self._too_big(child):
-            return _Course("disk", timed_out, time.monotonic() - began)
+            return Course("disk", overdue, time.monotonic() - began)
         ending = talk.ended.result() if talk.ended.done() else "broken"
-        return _Course(ending, timed_out, time.monotonic() - began)
+        return Course(ending, overdue, time.monotonic() - began)
+
+    async def _time_out(self, child: Child, talk: Conversation, timeout_s: float) -> Overdue | None:
+        """Wait for the end of a run or of its time; which time ran out first, if one did."""
+        deadline = time.monotonic() + timeout_s
+        cpu_s = self._terms.limits.cpu_s
+        cpu_end = None if cpu_s is None else child.cpu_s() + cpu_s
+        while not talk.ended.done():
+            pause_s = deadline - time.monotonic()
+            if pause_s <= 0:
+                return "timeout"
+            if cpu_end is not None:
+                unspent_s = cpu_end - child.cpu_s()
+                if unspent_s <= 0:
+                    return "cpu_limit"
+                # Threads on all cores cannot use it up sooner.
+                pause_s = min(pause_s, max(unspent_s / (os.cpu_count() or 1), _CPU_POLL_S))
+            await asyncio.wait({talk.ended}, timeout=pause_s)
+        return None
 
     async def _guard_disk(self, child: Child, talk: Conversation) -> None:
         pause_s = _POLL_S
@@ -212,35 +260,3 @@ class Session:
         if await asyncio.to_thread(exceeds, child.work, limit):
             return True
         return child.open_files_bytes() > limit
-
-
-def _status_of(exit_: Exit) -> ExecStatus:
-    if exit_.signal == signal.SIGXCPU:
-        return "cpu_limit"
-    return "exited" if exit_.signal is None else "signal"
-
-
-def _status(course: _Course, talk: Conversation, exit_: Exit | None) -> ExecStatus:
-    if course.ending in ("flood", "disk"):
-        return "output_limit"
-    if course.timed_out:
-        return "timeout"
-    if course.ending == "broken":
-        return "error"
-    if exit_ is not None:
-        return _status_of(exit_)
-    return "ok" if talk.reply is not None and talk.reply.kind == wire.OK else "error"
-
-
-def _error(
-    course: _Course, talk: Conversation, timeout_s: float, limits: SandboxLimits
-) -> str | None:
-    if course.ending == "disk":
-        return f"the work folder grew beyond {limits.disk_mb} MB"
-    if course.ending == "flood":
-        return "the output grew beyond all bounds"
-    if course.timed_out:
-        return f"TimeoutError: the code did not finish within {timeout_s:g} s"
-    if course.ending == "broken":
-        return "the code broke the interpreter's control channel"
-    return talk.reply.error if course.ending == "done" and talk.reply else None

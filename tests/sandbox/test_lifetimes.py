@@ -22,11 +22,13 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the local sandb
 GONE_S = 10.0
 PARENT = """
 import asyncio, os, sys
+from functools import partial
 from agentrl_sandbox.local import LocalPool
 from agentrl_sandbox.none import UnsafePool
 
 async def main(level, keep_copy):
-    pool = UnsafePool() if level == "none" else LocalPool(max_isolation=level)
+    make = UnsafePool if level == "none" else partial(LocalPool, max_isolation=level)
+    pool = make(spares=0)
     await pool.open()
     sessions = [await pool.acquire() for _ in range(3)]
     idle = await pool.acquire()
@@ -129,7 +131,7 @@ async def test_fifty_sessions_leak_nothing(
     os.chmod(tmp_path, 0o755)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     before_open = _descriptors()
-    pool = LocalPool(max_isolation=level)  # pyright: ignore[reportArgumentType]
+    pool = LocalPool(max_isolation=level, spares=0)  # pyright: ignore[reportArgumentType]
     await pool.open()
     session = await pool.acquire()
     await session.run("1", timeout_s=10)

@@ -230,7 +230,7 @@ async def test_closing_ends_a_run_in_flight(pool: LocalPool) -> None:
 
 
 async def test_a_full_pool_makes_others_wait() -> None:
-    pool = LocalPool(limits=SandboxLimits(), max_sessions=1)
+    pool = LocalPool(limits=SandboxLimits(), max_sessions=1, spares=0)
     assert isinstance(pool, SandboxPool)
     with pytest.raises(SandboxError, match="not open"):
         await pool.acquire()
@@ -244,7 +244,10 @@ async def test_a_full_pool_makes_others_wait() -> None:
         await first.run("1", timeout_s=10)
         await first.close()
     assert (await waiting.result().run("2", timeout_s=10)).value == "2"
-    assert pool.statistics() == PoolStatistics(1, 0, 2, 0)
+    counts = pool.statistics()
+    assert (counts.open_sessions, counts.waiting, counts.runs, counts.restarts) == (1, 0, 2, 0)
+    assert counts.queue_s >= 0.1
+    assert counts.run_s < counts.queue_s
     await pool.close()
     await pool.close()
     assert pool.statistics().open_sessions == 0
