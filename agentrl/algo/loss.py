@@ -1,8 +1,8 @@
-"""From hidden states to a scalar loss: the one shift, the clipped surrogate, the aggregation.
+"""From hidden states to a scalar loss: the one shift, PPO's surrogate, the aggregation.
 
-Everything outside this file is aligned: index t describes token t. The logits at position t - 1
-predict token t; that step back is taken here, in `predictors` and `token_logprobs`, and nowhere
-else.
+The other surrogates are in `agentrl.algo.losses`. Everything outside this file is aligned: index t
+describes token t. The logits at position t - 1 predict token t; that step back is taken here, in
+`predictors` and `token_logprobs`, and nowhere else.
 """
 
 from __future__ import annotations
@@ -62,6 +62,55 @@ def token_logprobs(logits: Tensor, token_ids: Tensor, temperatures: Tensor) -> T
     return TokenScores(logprobs, entropies)
 
 
+def token_log_ratios(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tensor:
+    """log rho [B, T], clamped to +-`MAX_LOG_RATIO`; 0 and without gradient off the mask.
+
+    Off the mask nothing is read: infinities there reach neither a value nor a gradient.
+    """
+    difference = (logprobs - old_logprobs).masked_fill(~mask, 0.0)
+    return difference.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+
+
+def check_bounds(name: str, low: float, high: float) -> None:
+    """Raises UserError unless 0 <= low <= 1 and high >= 0: bounds of a ratio around 1."""
+    if not 0 <= low <= 1 or not high >= 0:
+        raise UserError(f"{name} needs 0 <= low <= 1 and high >= 0, not low={low} high={high}")
+
+
+class Clipped(NamedTuple):
+    """PPO's pessimistic choice between a ratio and the clipped one."""
+
+    losses: Tensor
+    """max(-A rho, -A clip(rho)), [B, T]."""
+    outside: Tensor
+    """bool [B, T]: where the clipped branch won."""
+
+
+def clipped(ratio: Tensor, advantages: Tensor, low: float, high: float) -> Clipped:
+    """PPO, 1707.06347, equation 7, of any ratio that broadcasts with the advantages [B, T]."""
+    plain = -advantages * ratio
+    bounded = -advantages * ratio.clamp(1 - low, 1 + high)
+    outside = bounded > plain
+    # `where`, not `max`: at a tie the whole gradient belongs to the unclipped branch.
+    return Clipped(torch.where(outside, bounded, plain), outside)
+
+
+def clip_metrics(
+    log_ratio: Tensor, outside: Tensor, advantages: Tensor, mask: Tensor
+) -> dict[str, Tensor]:
+    """What every clipped surrogate reports, as sums over masked tokens.
+
+    `clip_high_share`, `clip_low_share`: tokens of good and of bad actions whose ratio was clipped.
+    `ppo_kl`: -log rho, the k1 estimate of KL(old || policy).
+    """
+    with torch.no_grad():
+        return {
+            "clip_high_share": (outside & (advantages > 0) & mask).sum(),
+            "clip_low_share": (outside & (advantages < 0) & mask).sum(),
+            "ppo_kl": (-log_ratio * mask).sum(),
+        }
+
+
 @dataclass(frozen=True, slots=True)
 class Clip:
     """PPO's clipped surrogate (1707.06347, equation 7), with asymmetric bounds and a dual clip.
@@ -76,30 +125,17 @@ class Clip:
     """Bound c > 1 on the ratio of bad actions; None leaves it open."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.low <= 1 or self.high < 0:
-            raise UserError(
-                f"clip needs 0 <= low <= 1 and high >= 0, not low={self.low} high={self.high}"
-            )
+        check_bounds("loss clip", self.low, self.high)
         if self.dual is not None and self.dual <= 1 + self.high:
             raise UserError(f"clip.dual is above 1 + high, not {self.dual}; the usual value is 3")
 
     def __call__(
         self, logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Losses [B, T]; metrics are sums over masked tokens."""
-        log_ratio = (logprobs - old_logprobs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
-        ratio = log_ratio.exp()
-        plain = -advantages * ratio
-        bounded = -advantages * ratio.clamp(1 - self.low, 1 + self.high)
-        outside = bounded > plain
-        # `where`, not `max`: at a tie the whole gradient belongs to the unclipped branch.
-        losses = torch.where(outside, bounded, plain)
-        with torch.no_grad():
-            metrics = {
-                "clip_high_share": (outside & (advantages > 0) & mask).sum(),
-                "clip_low_share": (outside & (advantages < 0) & mask).sum(),
-                "ppo_kl": (-log_ratio * mask).sum(),
-            }
+        """Losses [B, T]; metrics of `clip_metrics`, and `dual_share` with a dual clip."""
+        log_ratio = token_log_ratios(logprobs, old_logprobs, mask)
+        losses, outside = clipped(log_ratio.exp(), advantages, self.low, self.high)
+        metrics = clip_metrics(log_ratio, outside, advantages, mask)
         if self.dual is not None:
             ceiling = -self.dual * advantages
             capped = (advantages < 0) & (losses > ceiling)
@@ -169,7 +205,12 @@ __all__ = [
     "Aggregate",
     "AggregateMode",
     "Clip",
+    "Clipped",
     "TokenScores",
+    "check_bounds",
+    "clip_metrics",
+    "clipped",
     "predictors",
+    "token_log_ratios",
     "token_logprobs",
 ]
