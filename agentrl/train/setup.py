@@ -17,7 +17,7 @@ from agentrl.chat.base import Renderer, Tokenizer, ToolProtocol
 from agentrl.chat.doctor import renderer_for
 from agentrl.chat.tokenizers import load_tokenizer
 from agentrl.config import DataConfig, EnvConfig, Plugin, RunConfig, run_folder_model
-from agentrl.data.source import FileTasks, GeneratedTasks
+from agentrl.data.stream import FileStream, GeneratedStream, TaskStream
 from agentrl.data.tasks import load_hub_tasks, load_tasks
 from agentrl.engine.base import Engine, Sampling
 from agentrl.env import Env, TaskGenerator
@@ -142,11 +142,27 @@ def make_parts(
 
 
 def train_source(config: RunConfig, env: Env) -> TaskSource:
-    """Tasks to train on: the data file's, else the environment's own."""
+    """Which tasks a step trains on: `data.source` over the stream of `train_stream`.
+
+    A source whose factory takes no `stream` brings its own tasks.
+    """
+    source = config.data.source
+    wants = "stream" in signature(resolve("source", source.name)).parameters
+    return build(
+        "source",
+        source,
+        **({"stream": train_stream(config, env)} if wants else {}),
+        seed=config.seed,
+        group_size=config.rollout.group_size,
+    )
+
+
+def train_stream(config: RunConfig, env: Env) -> TaskStream:
+    """The data file's tasks, else the environment's own."""
     tasks = _file_tasks(config.data)
     if tasks is not None:
-        return FileTasks(tasks, seed=config.seed, shuffle=config.data.shuffle)
-    return GeneratedTasks(_generator(env, config), split="train", seed=config.seed)
+        return FileStream(tasks, seed=config.seed, shuffle=config.data.shuffle)
+    return GeneratedStream(_generator(env, config), split="train", seed=config.seed)
 
 
 def eval_tasks(config: RunConfig, env: Env) -> Sequence[Task]:
