@@ -1,7 +1,8 @@
 """Wrong programs made from right ones by one small change, for testing graders and rewards.
 
-The changes are those of mutation testing (DeMillo, Lipton, Sayward 1978): an operator, a comparison,
-a connective or a constant is exchanged. Some mutants are equivalent to the original.
+The changes are those of mutation testing (DeMillo, Lipton, Sayward 1978): an operator, comparison,
+connective or constant is exchanged, a filter turned round, a call around a returned value or an
+argument taken away. Some mutants are equivalent to the original.
 """
 
 from __future__ import annotations
@@ -33,10 +34,11 @@ def mutants(source: str, function: str) -> Iterator[str]:
     if not found:
         raise ValueError(f"there is no function {function!r}")
     places = len(_nodes(tree.body[found[-1]]))
-    for place in range(places):
-        changed = copy.deepcopy(tree)
-        if _change(_nodes(changed.body[found[-1]])[place]):
-            yield ast.unparse(ast.fix_missing_locations(changed))
+    for change in (_exchange, _strip):
+        for place in range(places):
+            changed = copy.deepcopy(tree)
+            if change(_nodes(changed.body[found[-1]])[place]):
+                yield ast.unparse(ast.fix_missing_locations(changed))
 
 
 def _nodes(function: ast.stmt) -> list[ast.AST]:
@@ -47,8 +49,8 @@ def _nodes(function: ast.stmt) -> list[ast.AST]:
     return [node for part in function.body[documented:] for node in ast.walk(part)]
 
 
-def _change(node: ast.AST) -> bool:
-    """Change a node in place; False when it is of a kind that is left alone."""
+def _exchange(node: ast.AST) -> bool:
+    """Exchange an operator or a constant in place; False for a node of another kind."""
     match node:
         case ast.BinOp(op=op) | ast.AugAssign(op=op) if type(op) in _BINARY:
             node.op = _BINARY[type(op)]()
@@ -56,12 +58,28 @@ def _change(node: ast.AST) -> bool:
             node.ops = [_COMPARED[type(op)](), *rest]
         case ast.BoolOp():
             node.op = ast.Or() if isinstance(node.op, ast.And) else ast.And()
+        case ast.comprehension(ifs=[test, *rest]):
+            node.ifs = [ast.UnaryOp(ast.Not(), test), *rest]
         case ast.Constant(value=bool(value)):
             node.value = not value
         case ast.Constant(value=int(value) | float(value)):
             node.value = value + 1
         case ast.Constant(value=str(value)):
             node.value = value + "x"
+        case _:
+            return False
+    return True
+
+
+def _strip(node: ast.AST) -> bool:
+    """Take one call away: `return len(x)` or `x.strip()` returns `x`, `f(g(x))` becomes `f(x)`."""
+    match node:
+        case ast.Return(value=ast.Call(func=ast.Attribute(value=kept)) as call) if not call.args:
+            node.value = kept
+        case ast.Return(value=ast.Call(func=ast.Name(), args=[kept, *_])):
+            node.value = kept
+        case ast.Call(args=[ast.Call(func=ast.Name(), args=[kept]), *rest]):
+            node.args = [kept, *rest]
         case _:
             return False
     return True

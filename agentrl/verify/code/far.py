@@ -172,7 +172,7 @@ class Tester:
         self.mail = Mailbox()
         self._events: queue.SimpleQueue[_Asked | _Ended] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        self._asked: list[Any] = []
+        self._unsayable = ""
         self._thread = threading.get_ident()
 
     def start(self, nonce: str, prompt: str, test: str, entry_point: str, seed: int) -> Text:
@@ -214,6 +214,8 @@ class Tester:
         candidate.__name__ = entry_point
         try:
             self._run(prompt, test, entry_point, candidate)
+            if self._unsayable:
+                raise Unsayable(self._unsayable)
             outcome: dict[str, Any] = {"passed": True, "calls": calls}
         except Unsayable as error:
             outcome = {"unsayable": str(error)}
@@ -232,10 +234,11 @@ class Tester:
 
     def _ask(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if threading.get_ident() != self._thread:
-            raise Unsayable("the test calls the solution from a thread of its own")
+            self._unsayable = "the test calls the solution from a thread of its own"
+            raise Unsayable(self._unsayable)
         try:
             arguments = encode([list(args), kwargs])
-        except (TypeError, ValueError) as error:
+        except TypeError as error:
             raise Unsayable(f"the test passes an argument that cannot be told: {error}") from error
         self._events.put(_Asked(arguments))
         reply = self._answers.get()

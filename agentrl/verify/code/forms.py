@@ -148,7 +148,9 @@ def _function_case(case: Mapping[str, JsonValue], task: Task) -> FunctionCase:
         try:
             decode(encoded)
         except ValueError as error:
-            raise UserError(f"a case of task {task.id} holds {error}; mend the value") from None
+            raise UserError(
+                f"a case of task {task.id} holds what is no encoded value ({error}); mend it"
+            ) from None
     if not isinstance(args, list) or not isinstance(kwargs, dict):
         raise UserError(f"task {task.id}: `args` must be a list and `kwargs` an object")
     return FunctionCase(

@@ -171,7 +171,7 @@ class _Trial:
             return f"returned a value instead of raising {case.raises}"
         if same_value(decode(case.expected), found, self._limits.tolerance):
             return ""
-        return f"wrong value {repr(found)[:80]}"
+        return f"wrong value {_shown(found)}"
 
     async def programs(self, session: Conversation, tests: ProgramCases) -> Grade:
         """Every case in a fresh interpreter."""
@@ -247,6 +247,13 @@ def _returned(reply: Mapping[str, Any]) -> object:
         return decode(reply["returned"])
     except (KeyError, ValueError) as error:
         raise Refused(HARNESS) from error
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(value)[:80]
+    except ValueError:  # Python refuses to write out very long numbers
+        return "with a very long number in it"
 
 
 def _outcome(said: Mapping[str, Any], tests: Suite) -> Grade:
