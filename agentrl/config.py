@@ -107,6 +107,22 @@ class RolloutConfig(Node):
     """Fresh attempts for a trajectory that the world failed."""
 
 
+RejectionRule = Literal[
+    "token_k1",
+    "token_k2",
+    "token_k3",
+    "sequence_sum_k1",
+    "sequence_sum_k2",
+    "sequence_sum_k3",
+    "sequence_mean_k1",
+    "sequence_mean_k2",
+    "sequence_mean_k3",
+    "sequence_max_k1",
+    "sequence_max_k2",
+    "sequence_max_k3",
+]
+
+
 class OffPolicyConfig(Node):
     """Correction of the engine/learner mismatch; detached, multiplies the clipped loss."""
 
@@ -119,6 +135,11 @@ class OffPolicyConfig(Node):
     """Divide by the batch's mean weight."""
     old: Literal["learner", "behaviour"] = "learner"
     """What the loss's ratio is taken against."""
+    reject: Mapping[RejectionRule, tuple[float | None, float | None]] = Field(
+        default_factory=dict[RejectionRule, tuple[float | None, float | None]]
+    )
+    """Rule -> [low, high]: what lies outside is not trained; k1 bounds the ratio itself, such as
+    `{sequence_mean_k1: [0.99, 1.01], sequence_max_k1: [1.0e-4, null]}`."""
 
 
 Aggregate = Literal[
@@ -203,6 +224,8 @@ class TrainConfig(Node):
     checkpoint_every: int = Field(default=20, gt=0)
     keep: int = Field(default=2, gt=0)
     """Checkpoints kept beside the best one."""
+    stall_steps: int | None = Field(default=30, gt=0)
+    """Steps in a row without any reward difference that end the run; null never ends it."""
 
 
 class EvalConfig(Node):

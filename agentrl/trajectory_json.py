@@ -53,7 +53,7 @@ def to_json(trajectory: Trajectory) -> Mapping[str, JsonValue]:
     return {
         "schema_version": SCHEMA_VERSION,
         "uid": trajectory.uid,
-        "task": _task_json(trajectory.task),
+        "task": task_json(trajectory.task),
         "sibling": trajectory.sibling,
         "stop": str(trajectory.stop),
         "rewards": dict(trajectory.rewards),
@@ -73,7 +73,8 @@ def to_json(trajectory: Trajectory) -> Mapping[str, JsonValue]:
     }
 
 
-def _task_json(task: Task) -> Mapping[str, JsonValue]:
+def task_json(task: Task) -> Mapping[str, JsonValue]:
+    """`Task(**task_json(task)) == task`."""
     return {
         "id": task.id, "question": task.question, "answer": task.answer,
         "metadata": dict(task.metadata), "seed": task.seed,

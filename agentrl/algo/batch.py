@@ -58,11 +58,12 @@ def make_batch(
     """The batch of a step.
 
     Raises ValueError when a trajectory has no shaped reward yet (None is not 0.0), when a row
-    starts with a trained token, or when no row is left.
+    starts with a trained token, when a group mixes the two ratio modes, or when no row is left.
     """
     rows: list[_Row] = []
     n_trajectories = 0
     for index, group in enumerate(groups):
+        _refuse_mixed_ratios(group)
         for position, trajectory in _members(group):
             if trajectory.reward is None:
                 raise ValueError(f"trajectory {trajectory.uid} has no shaped reward")
@@ -98,6 +99,20 @@ def demo_batch(
 def _members(group: Group) -> list[tuple[int, Trajectory]]:
     members = [(i, t) for i, t in enumerate(group.trajectories) if t.error is None]
     return sorted(members, key=lambda member: (member[1].sibling, member[1].uid))
+
+
+def _refuse_mixed_ratios(group: Group) -> None:
+    modes = {
+        row.ratio_mode
+        for trajectory in group.trajectories
+        for row in trajectory.rows
+        if row.train_context is not None
+    }
+    if len(modes) > 1:
+        raise ValueError(
+            f"the group of task {group.task.id} mixes ratio modes {', '.join(sorted(modes))}; a plan "
+            "trains all its hinted rows one way"
+        )
 
 
 def _rows(

@@ -21,7 +21,7 @@ from agentrl.context import Context, Limiter
 from agentrl.engine.base import Engine, Generation, Sampling
 from agentrl.env import Action, Env, StepResult
 from agentrl.errors import AgentRLError, DeadlineExceeded, EngineError, ModelFault, WorldFault
-from agentrl.points import Ctx
+from agentrl.points import Ctx, Patch
 from agentrl.rollout.limits import Lease, Limits, Slots, clip_observation
 from agentrl.rollout.recorder import Recorder
 from agentrl.sandbox import SandboxPool
@@ -236,12 +236,21 @@ class Episodes:
         """One finished trajectory; after `retries` fresh attempts the last failure is returned."""
         uid = f"{ctx.step}/{task.id}/{sibling}" + (f"+{ctx.repeat}" if ctx.repeat else "")
         seeds = self.seeds(task, sibling, ctx.step, ctx.repeat)
+        parts = patched(self.parts, ctx.patch)
         async with self._slots.slot():
             for attempt in range(self._retries):
-                trajectory = await run_episode(
-                    task, self.parts, uid=uid, sibling=sibling, seeds=seeds
-                )
+                trajectory = await run_episode(task, parts, uid=uid, sibling=sibling, seeds=seeds)
                 if trajectory.error is None:
                     return trajectory
                 await asyncio.sleep(0.1 * 2**attempt)
-            return await run_episode(task, self.parts, uid=uid, sibling=sibling, seeds=seeds)
+            return await run_episode(task, parts, uid=uid, sibling=sibling, seeds=seeds)
+
+
+def patched(parts: Parts, patch: Patch) -> Parts:
+    """The parts with the temperature and the row length that schedules have set."""
+    if patch.temperature is not None:
+        parts = replace(parts, sampling=replace(parts.sampling, temperature=patch.temperature))
+    if patch.max_tokens is not None:
+        at_most = min(patch.max_tokens, parts.limits.max_tokens)
+        parts = replace(parts, limits=replace(parts.limits, max_tokens=at_most))
+    return parts

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from agentrl.algo.offpolicy import Correction
 from agentrl.config import Plugin, RunConfig
 from agentrl.plugins import build
-from agentrl.points import Services, TaskSource
+from agentrl.points import AuxTerm, Scorer, Services, TaskSource
 from agentrl.rollout.loop import Episodes, Parts
 from agentrl.seeds import derive
 from agentrl.train import boundary, loop, setup
+from agentrl.train.alarms import Alarms, watched
 from agentrl.train.collect import Method
+from agentrl.train.demands import check_demands
+from agentrl.train.demos import demonstrations
+from agentrl.train.exam import Exam
 from agentrl.train.folder import RunFolder, fingerprint
 from agentrl.train.learner import Learner
 from agentrl.train.metrics import JsonLines, Sink, append_line, keep_until
+from agentrl.train.reward_kl import RewardKL
+from agentrl.train.scorer import LearnerScorer
 from agentrl.train.sync import Sync, probe_ids
+from agentrl.train.update import Update
 from agentrl.trajectory_json import to_line
+from agentrl.transcript import Transcript
 from agentrl.types import Task
 
 
@@ -30,6 +39,7 @@ def assemble(
     env = make_env()
     source = setup.train_source(config, env)
     chat = setup.open_chat(config, env)
+    update = make_update(config)
     learner = make_learner(config)
     state = loop.State()
     if found is not None:
@@ -39,7 +49,8 @@ def assemble(
         keep_until(folder.trajectories, state.step)
     engine = setup.make_engine(config, chat, setup.model_path(config.model.path))
     parts = setup.make_parts(config, chat, make_env, engine, config.rollout.temperature)
-    method = make_method(config, source, parts)
+    method = make_method(config, source, parts, LearnerScorer(learner))
+    check_demands(config, env, called(update, method))
     tasks = setup.eval_tasks(config, env) if config.eval.every else ()
     example = tasks or setup.eval_tasks(setup.with_tasks(config, 1), env)
     prompt = chat.tokenizer.encode(example[0].question)
@@ -51,7 +62,7 @@ def assemble(
         pool=parts.pool,
         learner=learner,
         method=method,
-        update=make_update(config),
+        update=update,
         sync=Sync(
             learner=learner,
             engine=engine,
@@ -63,8 +74,30 @@ def assemble(
         keep=lambda trajectory: append_line(folder.trajectories, to_line(trajectory)),
         save=lambda state, best: boundary.save(config, folder, learner, state, best=best),
         checkpoint_every=config.train.checkpoint_every,
+        alarms=Alarms(watched(config.train.stall_steps)),
+        demonstrate=partial(_demonstrated, parts, config.seed),
     )
     return run, state
+
+
+async def _demonstrated(
+    parts: Parts, seed: int, tasks: Sequence[Task], step: int
+) -> Sequence[Transcript]:
+    return await demonstrations(tasks, parts, derive(seed, "diverted", step), lambda _: None)
+
+
+def called(update: Update, method: Method) -> dict[str, object]:
+    """Every plug-in of a method by the words a user has for it."""
+    named: dict[str, object] = {"algo.advantage": update.advantage, "algo.loss": update.loss}
+    named |= {f"the aux term {name!r}": term for name, term in update.aux.items()}
+    named |= {"algo.reward_kl": update.reward_kl, "algo.gate": method.gate}
+    for kind, plugins in (
+        ("schedule", update.schedules),
+        ("reward", method.services.rewards),
+        ("shaper", method.shapers),
+    ):
+        named |= {f"{kind} {type(p).__name__}": p for p in plugins}
+    return named
 
 
 def make_learner(config: RunConfig) -> Learner:
@@ -84,7 +117,9 @@ def make_learner(config: RunConfig) -> Learner:
     )
 
 
-def make_method(config: RunConfig, source: TaskSource, parts: Parts) -> Method:
+def make_method(
+    config: RunConfig, source: TaskSource, parts: Parts, scorer: Scorer | None = None
+) -> Method:
     """The extension points that decide a step's groups."""
     rollout, algo = config.rollout, config.algo
     episodes = Episodes(
@@ -93,14 +128,20 @@ def make_method(config: RunConfig, source: TaskSource, parts: Parts) -> Method:
     return Method(
         source=source,
         plan=build("plan", rollout.plan, group_size=rollout.group_size),
-        services=Services(episodes=episodes, rewards=setup.plugins("reward", algo.rewards)),
+        services=Services(
+            episodes=episodes,
+            rewards=setup.plugins("reward", algo.rewards),
+            scorer=scorer,
+            judge=None if algo.judge is None else build("judge", algo.judge),
+            sandbox=parts.pool,
+        ),
         shapers=setup.plugins("shaper", algo.shapers),
         gate=None if algo.gate is None else build("gate", algo.gate),
         rounds=1 if algo.gate is None else algo.gate_rounds,
     )
 
 
-def make_exam(config: RunConfig, tasks: Sequence[Task], parts: Parts) -> loop.Exam:
+def make_exam(config: RunConfig, tasks: Sequence[Task], parts: Parts) -> Exam:
     """An evaluation on `tasks`: its own temperature, seeds and samples."""
     own = config.eval
     sampling = replace(
@@ -114,17 +155,27 @@ def make_exam(config: RunConfig, tasks: Sequence[Task], parts: Parts) -> loop.Ex
         retries=config.rollout.retries,
     )
     plan = build("plan", Plugin(name="sample"), group_size=config.eval.samples)
-    return loop.Exam(config.eval.every, tasks, plan, Services(episodes=episodes))
+    return Exam(config.eval.every, tasks, plan, Services(episodes=episodes))
 
 
-def make_update(config: RunConfig) -> loop.Update:
+def make_update(config: RunConfig) -> Update:
     """The extension points of the optimiser step."""
     algo = config.algo
-    return loop.Update(
+    return Update(
         advantage=build("advantage", algo.advantage),
         loss=build("loss", algo.loss),
-        aux=setup.plugins("aux", algo.aux),
+        aux=_numbered(algo.aux),
         schedules=setup.plugins("schedule", algo.schedules),
         correction=Correction(**algo.offpolicy.model_dump()),
+        reward_kl=RewardKL(**algo.reward_kl.model_dump()) if algo.reward_kl.coef else None,
         algo=algo,
     )
+
+
+def _numbered(nodes: Sequence[Plugin]) -> dict[str, AuxTerm]:
+    """The terms by name; the second `kl` is `kl_2`."""
+    terms: dict[str, AuxTerm] = {}
+    for node in nodes:
+        before = sum(name.partition("_")[0] == node.name for name in terms)
+        terms[f"{node.name}_{before + 1}" if before else node.name] = build("aux", node)
+    return terms

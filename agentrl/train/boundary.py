@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from agentrl.config import RunConfig
 from agentrl.history import HistoryStore
-from agentrl.train import checkpoint
+from agentrl.points import Patch
+from agentrl.train import checkpoint, replay
 from agentrl.train.folder import RunFolder, fingerprint
 from agentrl.train.learner import Learner
 from agentrl.train.loop import State
-from agentrl.types import JsonValue
+from agentrl.trajectory_json import task_json
+from agentrl.types import JsonValue, Task
 
 
 def save(
@@ -24,7 +27,13 @@ def save(
         "history": state.history.to_json(),
         "source": state.source,
         "best": state.best if state.best >= 0 else None,
-        "metrics": {k: None if math.isnan(v) else v for k, v in state.metrics.items()},
+        "past": [
+            {k: v if math.isfinite(v) else str(v) for k, v in metrics.items()}
+            for metrics in state.past
+        ],
+        "patch": asdict(state.patch),
+        "failed": [task_json(task) for task in state.failed],
+        "replay": replay.to_json(state.replay),
     }
     checkpoint.save(
         folder.checkpoints,
@@ -46,9 +55,12 @@ def load(path: Path, learner: Learner, config_hash: str) -> State:
         history=HistoryStore.from_json(cast(Mapping[str, JsonValue], stored["history"])),
         source=cast(Mapping[str, JsonValue], stored["source"]),
         best=float(best) if isinstance(best, float | int) else State().best,
-        metrics={
-            k: math.nan if v is None else v
-            for k, v in cast(Mapping[str, float | None], stored["metrics"]).items()
-        },
+        past=tuple(
+            {name: float(value) for name, value in metrics.items()}
+            for metrics in cast(Sequence[Mapping[str, float | str]], stored["past"])
+        ),
+        patch=Patch(**cast(dict[str, Any], stored["patch"])),
+        failed=tuple(Task(**task) for task in cast(Sequence[dict[str, Any]], stored["failed"])),
+        replay=replay.from_json(stored["replay"]),
         saved=step,
     )

@@ -74,6 +74,11 @@ class CausalLM:
         found = getattr(self.model.config, "pad_token_id", None)
         return found if isinstance(found, int) and found >= 0 else 0
 
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the embedding table's vocabulary, as the configuration names it."""
+        return int(self.model.config.get_text_config().vocab_size)  # pyright: ignore
+
     def add_value_head(self) -> nn.Linear:
         """A linear value of each state, zero at first: in fp32, trained with the model."""
         width = self.model.config.get_text_config().hidden_size  # pyright: ignore
@@ -129,7 +134,9 @@ class CausalLM:
         """Trainable parameters, each storage once, in the model's order; the value head's last."""
         named = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
         head = self.value_head
-        return named + ([(f"{VALUE_HEAD}.{n}", p) for n, p in head.named_parameters()] if head else [])
+        return named + (
+            [(f"{VALUE_HEAD}.{n}", p) for n, p in head.named_parameters()] if head else []
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         """Live views of the weights by Hugging Face name, tied ones under each of their names."""

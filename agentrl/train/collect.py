@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from agentrl.errors import RunFailed, WorldFault
 from agentrl.evaluate.run import play
@@ -27,6 +27,7 @@ from agentrl.points import (
     TaskSource,
 )  # fmt: skip
 from agentrl.rewards.base import rewarded, summed
+from agentrl.train import replay
 from agentrl.trajectory import Group, StopReason, Trajectory
 from agentrl.transcript import floats_array
 
@@ -58,14 +59,33 @@ class Collected:
     dropped: dict[str, int]
     """Reason -> groups."""
     rounds: int
+    diverted: Mapping[str, Sequence[Group]] = field(default_factory=dict[str, Sequence[Group]])
+    """Queue -> groups sent there instead of into the batch."""
+    remember: Sequence[Group] = ()
+    """Fresh groups that a gate wants kept for later steps."""
+    stored: Sequence[Group] = ()
+    """What is left of the stored groups."""
+    replayed: int = 0
+    """Stored groups among `kept`."""
 
 
-async def collect(method: Method, history: HistoryStore, ctx: Ctx, n_tasks: int) -> Collected:
+async def collect(
+    method: Method,
+    history: HistoryStore,
+    ctx: Ctx,
+    n_tasks: int,
+    *,
+    stored: Sequence[Group] = (),
+) -> Collected:
     """Rollouts until `n_tasks` groups are kept or the rounds are used up.
 
-    Raises RunFailed when the world failed every trajectory of a round, or no group was kept.
+    `stored` groups fill up what the first round leaves open, before any further round. Raises
+    RunFailed when the world failed every trajectory of a round, or no group was kept.
     """
     kept: list[Group] = []
+    diverted: dict[str, list[Group]] = {}
+    remember: list[Group] = []
+    replayed = 0
     everyone: list[Group] = []
     writes: list[Write] = []
     dropped: dict[str, int] = {}
@@ -82,16 +102,35 @@ async def collect(method: Method, history: HistoryStore, ctx: Ctx, n_tasks: int)
             everyone.append(shaped)
             writes.extend(offered)
             match _verdict(shaped, method.gate, history, ctx):
-                case Keep(weight=weight):
+                case Keep(weight=weight, remember=worthy):
                     kept.append(_weighted(shaped, weight))
-                case Drop(reason=reason) | Divert(reason=reason):
+                    if worthy:
+                        remember.append(shaped)
+                case Drop(reason=reason):
                     dropped[reason] = dropped.get(reason, 0) + 1
+                case Divert(queue=queue, reason=reason):
+                    dropped[reason] = dropped.get(reason, 0) + 1
+                    diverted.setdefault(queue, []).append(shaped)
+        again, stored = replay.drawn(stored, n_tasks - len(kept))
+        kept += again
+        replayed += len(again)
+    remember += diverted.get("replay", [])
     if not kept:
         told = ", ".join(f"{n} {reason}" for reason, n in sorted(dropped.items()))
         raise RunFailed(
             f"no group of {rounds} rounds was kept ({told}); widen algo.gate or change the tasks"
         )
-    return Collected(tuple(kept), tuple(everyone), tuple(writes), dropped, rounds)
+    return Collected(
+        tuple(kept),
+        tuple(everyone),
+        tuple(writes),
+        dropped,
+        rounds,
+        diverted,
+        remember,
+        stored,
+        replayed,
+    )
 
 
 def _verdict(

@@ -13,7 +13,8 @@ from agentrl.config import RunConfig
 from agentrl.errors import SetupError, UserError
 from agentrl.rollout.loop import Episodes, Parts, Seeds, run_episode
 from agentrl.train import setup
-from agentrl.train.assemble import make_method, make_update
+from agentrl.train.assemble import called, make_method, make_update
+from agentrl.train.demands import check_demands
 from agentrl.train.loop import open_parts
 from agentrl.trajectory import Trajectory
 from agentrl.transcript import Origin
@@ -43,7 +44,7 @@ def dry_run(config: RunConfig) -> DryRun:
     """
     make_env = setup.env_factory(config.env)
     env = make_env()
-    make_update(config)
+    update = make_update(config)
     notes: list[str] = []
     try:
         tasks: Sequence[Task] = setup.eval_tasks(setup.with_tasks(config, 1), env)
@@ -66,7 +67,8 @@ def dry_run(config: RunConfig) -> DryRun:
         return DryRun(memory_mb=memory(config, path), notes=[*notes, str(error)])
     parts = setup.make_parts(config, chat, make_env, engine, config.rollout.temperature)
     episodes = Episodes(parts, seed=config.seed)
-    make_method(config, setup.train_source(config, env), parts)
+    method = make_method(config, setup.train_source(config, env), parts)
+    check_demands(config, env, called(update, method))
     if not tasks:
         return DryRun(memory_mb=memory(config, path), notes=notes)
     played = asyncio.run(_play(tasks[0], parts, episodes.seeds(tasks[0], 0, 0)))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from agentrl.engine.base import Bucket
-from agentrl.points import AuxTerm, Ctx, PolicyLoss
+from agentrl.points import AuxTerm, Ctx, PolicyLoss, ScoredModel
 from agentrl.transcript import Float32Array, Int32Array
 
 if TYPE_CHECKING:
@@ -52,12 +52,27 @@ class Learner(Protocol):
         """Logprobs [t] of a fixed row, entry 0 is 0.0: `Engine.score` under the learner's weights."""
         ...
 
+    def score_rows(self, model: ScoredModel, rows: Sequence[Sequence[int]]) -> list[Float32Array]:
+        """Logprobs [t] of every row under a model it holds, at temperature 1, entry 0 is 0.0.
+
+        Raises UserError when it holds no such model.
+        """
+        ...
+
     def snapshot_reference(self) -> None:
         """Freeze the current weights as the reference model."""
         ...
 
-    def ref_logprobs(self, batch: Batch) -> Tensor:
-        """f32 [B, T] under the reference model. Raises UserError when none was frozen."""
+    def move_reference(self, rate: float) -> None:
+        """The reference becomes (1 - rate) policy + rate reference. Raises UserError without one."""
+        ...
+
+    def prepared(self, batch: Batch) -> Batch:
+        """The batch with what the models beside the policy say of it.
+
+        Fills in `ref_logprobs`, `teacher_logprobs` and `values` where it holds a reference, a
+        teacher and a critic.
+        """
         ...
 
     def update(
@@ -67,19 +82,21 @@ class Learner(Protocol):
         loss: PolicyLoss,
         aggregate: Aggregate,
         ctx: Ctx,
-        aux: Sequence[AuxTerm] = (),
+        aux: Mapping[str, AuxTerm] | None = None,
         correction: Correction | None = None,
         minibatches: int = 1,
     ) -> Mapping[str, float]:
         """One pass over the batch in `minibatches` optimiser steps; returns metrics.
 
+        `batch.advantages` is set. `aux` names the auxiliary terms: their losses are reported as
+        `loss/<name>`, and `ctx.patch.scales` may scale them, or the policy's.
         The result does not depend on how the batch is cut into micro-batches.
         Raises RunFailed after three steps in a row whose gradient was not finite.
         """
         ...
 
-    def sft_update(self, batch: Batch) -> Mapping[str, float]:
-        """One optimiser step of mean cross-entropy on the DEMO tokens."""
+    def sft_update(self, batch: Batch, lr: float | None = None) -> Mapping[str, float]:
+        """One optimiser step of mean cross-entropy on the DEMO tokens; `lr` is this step's own."""
         ...
 
     def export(self) -> Iterator[Bucket]:

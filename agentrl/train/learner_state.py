@@ -35,9 +35,13 @@ class LearnerState:
     """`<moment>.<parameter>`; empty before the first step."""
     reference: Mapping[str, Tensor] | None
     """Weights of the reference model, when one was frozen."""
+    critic: Mapping[str, Tensor]
+    """A critic's own weights and moments; empty without one."""
     rng: Tensor
     """u8: torch's generator."""
     version: int
+    n_updates: int
+    """Updates so far, those in which only a critic learnt included."""
     n_steps: int
     """Optimiser steps taken: where the schedule stands."""
     n_skipped: int
@@ -50,12 +54,14 @@ class LearnerState:
         for name, value in (self.reference or {}).items():
             # Tied weights share storage, which the format refuses.
             tensors[f"reference.{name}"] = value.clone()
+        tensors |= {f"critic.{name}": value.clone() for name, value in self.critic.items()}
         tensors["rng"] = self.rng
         save_file(
             {name: value.cpu().contiguous() for name, value in tensors.items()}, folder / TENSORS
         )
         scalars = {
             "version": self.version,
+            "n_updates": self.n_updates,
             "n_steps": self.n_steps,
             "n_skipped": self.n_skipped,
             "base_lr": self.base_lr,
@@ -84,8 +90,10 @@ class LearnerState:
             model=_with_tied(stored, like),
             optimizer=_under("optimizer", tensors),
             reference=reference,
+            critic=_under("critic", tensors),
             rng=tensors["rng"],
             version=int(scalars["version"]),
+            n_updates=int(scalars["n_updates"]),
             n_steps=int(scalars["n_steps"]),
             n_skipped=int(scalars["n_skipped"]),
             base_lr=float(scalars["base_lr"]),

@@ -7,64 +7,32 @@ is averaged over tokens (DAPO), there is no KL term, and the standard deviation 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import NamedTuple
 
-from agentrl.algo.advantage import estimate
-from agentrl.algo.batch import make_batch
-from agentrl.algo.loss import Aggregate
-from agentrl.algo.offpolicy import Correction
-from agentrl.config import AlgoConfig
+from agentrl.algo.batch import demo_batch
 from agentrl.engine.base import Engine
-from agentrl.evaluate.report import EvalReport, report
-from agentrl.evaluate.run import play
+from agentrl.errors import RunFailed
 from agentrl.history import HistoryStore
-from agentrl.points import (
-    Advantage,
-    AuxTerm,
-    Ctx,
-    PolicyLoss,
-    RolloutPlan,
-    Schedule,
-    Services,
-    combined,
-)  # fmt: skip
+from agentrl.points import NO_PATCH, PAST, Ctx, Patch, combined
 from agentrl.sandbox import SandboxPool
+from agentrl.train import exam, replay
+from agentrl.train.alarms import Alarms
 from agentrl.train.collect import Collected, Method, collect
+from agentrl.train.exam import Exam
 from agentrl.train.learner import Learner
 from agentrl.train.metrics import Sink, rollout_metrics
 from agentrl.train.sync import Sync
-from agentrl.trajectory import Trajectory
+from agentrl.train.update import PAD, Update, learn
+from agentrl.trajectory import Group, Trajectory
+from agentrl.transcript import Transcript
 from agentrl.types import JsonValue, Task
 
-PAD = 0
-"""Padding is never attended to, so any id serves."""
-
-
-@dataclass(frozen=True, slots=True)
-class Update:
-    """The extension points of the optimiser step."""
-
-    advantage: Advantage
-    loss: PolicyLoss
-    aux: tuple[AuxTerm, ...]
-    schedules: tuple[Schedule, ...]
-    correction: Correction
-    algo: AlgoConfig
-
-
-@dataclass(frozen=True, slots=True)
-class Exam:
-    """The evaluation a run repeats."""
-
-    every: int
-    """Steps between evaluations; 0 for none."""
-    tasks: Sequence[Task]
-    plan: RolloutPlan
-    services: Services
+Demonstrate = Callable[[Sequence[Task], int], Awaitable[Sequence[Transcript]]]
+"""Tasks and a seed -> the rows of their experts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +55,8 @@ class Run:
     save: Callable[[State, bool], None]
     """Writes a checkpoint of a step boundary; the flag marks the best so far."""
     checkpoint_every: int
+    alarms: Alarms
+    demonstrate: Demonstrate
 
 
 @dataclass(slots=True)
@@ -100,7 +70,14 @@ class State:
     """The task source's state at the boundary."""
     best: float = -math.inf
     """Best evaluated accuracy so far."""
-    metrics: Mapping[str, float] = field(default_factory=dict[str, float])
+    past: tuple[Mapping[str, float], ...] = ()
+    """Metrics of the last `PAST` steps, oldest first."""
+    patch: Patch = NO_PATCH
+    """What schedules have changed so far."""
+    failed: tuple[Task, ...] = ()
+    """Tasks diverted to `sft`, whose demonstrations are still to be learnt; oldest first."""
+    replay: tuple[Group, ...] = ()
+    """Groups kept to fill later batches."""
     saved: int = -1
     """Step of the newest checkpoint."""
     whole: bool = True
@@ -136,13 +113,18 @@ async def _step(run: Run, state: State) -> None:
     """One step. Everything up to the next boundary happens between two awaits, so that an
     interrupt finds either the old boundary or the new one."""
     started = monotonic()
-    ctx = Ctx(step=state.step, total_steps=run.total_steps, seed=run.seed, metrics=state.metrics)
-    collected = await collect(run.method, state.history, ctx, run.tasks_per_step)
+    ctx = _context(run, state)
+    collected = await collect(
+        run.method, state.history, ctx, run.tasks_per_step, stored=state.replay
+    )
+    taught = _diverted(state, collected)
+    demos = await _demonstrations(run, taught, ctx)
     rollout_s = monotonic() - started
 
     metrics = rollout_metrics(collected.everyone) | _gate_metrics(collected)
     state.whole = False
-    metrics |= _learn(run, collected, ctx)
+    metrics |= learn(run.update, run.learner, collected.kept, ctx)
+    metrics |= _supervise(run, demos)
     state.history.commit(collected.writes)
     run.method.source.observe(collected.everyone, ctx)
     learner_s = monotonic() - started - rollout_s
@@ -151,53 +133,92 @@ async def _step(run: Run, state: State) -> None:
             run.keep(trajectory)
     state.step += 1
     state.source = run.method.source.state()
-    state.metrics = metrics
+    state.past = (*state.past, dict(metrics))[-PAST:]
+    state.patch = replace(ctx.patch, anchor=None, reset_reference=False, reset_optimizer=False)
+    state.failed = () if demos else taught
+    capacity = run.update.algo.replay.capacity
+    state.replay = replay.remembered(collected.stored, collected.remember, capacity)
     state.whole = True
     sampled = sum(t.n_sampled for group in collected.everyone for t in group.trajectories)
     metrics |= {"rollout_s": rollout_s, "learner_s": learner_s, "tokens_per_s": sampled / rollout_s}
+    await _report(run, state, ctx, metrics, started)
 
+
+def _context(run: Run, state: State) -> Ctx:
+    """Where the step stands, with what its schedules change already in force."""
+    ctx = Ctx(
+        step=state.step,
+        total_steps=run.total_steps,
+        seed=run.seed,
+        metrics=state.past[-1] if state.past else {},
+        past=state.past,
+        patch=state.patch,
+    )
+    changed = combined(schedule.at(ctx) for schedule in run.update.schedules)
+    return replace(ctx, patch=combined((state.patch, changed)))
+
+
+def _diverted(state: State, collected: Collected) -> tuple[Task, ...]:
+    """Tasks that wait for a demonstration, each once."""
+    new = [group.task for group in collected.diverted.get("sft", ())]
+    return tuple({task.id: task for task in (*state.failed, *new)}.values())
+
+
+async def _demonstrations(run: Run, taught: Sequence[Task], ctx: Ctx) -> Sequence[Transcript]:
+    """The experts' rows once enough tasks wait for them; nothing before."""
+    queue = run.update.algo.demos.queue
+    if not queue or len(taught) < queue:
+        return ()
+    return await run.demonstrate(taught, ctx.step)
+
+
+def _supervise(run: Run, demos: Sequence[Transcript]) -> dict[str, float]:
+    """One supervised step on the demonstrations (ReLIFT, 2506.07527), if there are any."""
+    if not demos:
+        return {}
+    learnt = run.learner.sft_update(demo_batch(demos, pad_id=PAD), run.update.algo.demos.lr)
+    return {"demos/rows": float(len(demos))} | {f"demos/{k}": v for k, v in learnt.items()}
+
+
+async def _report(
+    run: Run, state: State, ctx: Ctx, metrics: dict[str, float], started: float
+) -> None:
+    """Sync, evaluate if it is due, write the step's line, save, and raise what must not go on."""
     best = False
+    warnings: list[str] = []
+    stop: RunFailed | None = None
     try:
         metrics["probe_gap"] = await run.sync()
         metrics["time_s"] = monotonic() - started
         found = await _examine(run, state)
         metrics |= found.metrics
+        state.past = (*state.past[:-1], {**state.past[-1], **found.metrics})
         best = found.best
     finally:  # interrupted or not, the step was taken and has its line
+        try:
+            warnings = run.alarms.check(metrics, state.past[:-1])
+        except RunFailed as error:
+            stop = error
         for sink in run.sinks:
             sink.step(ctx.step, metrics)
+            for warning in warnings:
+                sink.note(warning)
     if best or state.step % run.checkpoint_every == 0 or state.step == run.total_steps:
         _save(run, state, best=best)
-
-
-def _learn(run: Run, collected: Collected, ctx: Ctx) -> dict[str, float]:
-    """The optimiser step on the kept groups."""
-    update = run.update
-    patch = combined(schedule.at(ctx) for schedule in update.schedules)
-    if patch.lr is not None:
-        run.learner.set_lr(patch.lr)
-    if patch.reset_reference:
-        run.learner.snapshot_reference()
-    if patch.reset_optimizer:
-        run.learner.reset_optimizer()
-    batch = estimate(update.advantage, make_batch(collected.kept, pad_id=PAD), ctx)
-    learnt = run.learner.update(
-        batch,
-        loss=update.loss,
-        aggregate=Aggregate(update.algo.aggregate, update.algo.aggregate_length),
-        aux=update.aux,
-        correction=update.correction,
-        minibatches=update.algo.minibatches,
-        ctx=ctx,
-    )
-    assert batch.advantages is not None
-    zero = (batch.advantages.abs().amax(1) == 0).float().mean()
-    return {**learnt, "zero_advantage_rows": float(zero)}
+    if stop is not None:
+        raise stop
 
 
 def _gate_metrics(collected: Collected) -> dict[str, float]:
     counts = {f"gate/{reason}": float(n) for reason, n in sorted(collected.dropped.items())}
-    return {"groups": float(len(collected.kept)), "rounds": float(collected.rounds)} | counts
+    queues = {f"diverted/{q}": float(len(gs)) for q, gs in sorted(collected.diverted.items())}
+    return {
+        "groups": float(len(collected.kept)),
+        "rounds": float(collected.rounds),
+        **({"replayed": float(collected.replayed)} if collected.replayed else {}),
+        **counts,
+        **queues,
+    }
 
 
 class Examined(NamedTuple):
@@ -209,40 +230,16 @@ class Examined(NamedTuple):
 
 
 async def _examine(run: Run, state: State) -> Examined:
-    """Evaluate at step 0, every `every` steps and at the end."""
-    due = state.step % run.exam.every == 0 if run.exam.every else False
-    if not due and not (run.exam.every and state.step == run.total_steps):
+    """Evaluate where it is due."""
+    if not run.exam.due(state.step, run.total_steps):
         return Examined({}, False)
     started = monotonic()
-    found = await examine(run.exam, run.seed, run.total_steps)
+    found = await run.exam.sit(run.seed, run.total_steps)
     for sink in run.sinks:
-        sink.note(f"step {state.step}: {told(found)}")
+        sink.note(f"step {state.step}: {exam.told(found)}")
     best = found.accuracy.value > state.best
     state.best = max(state.best, found.accuracy.value)
-    metrics = {
-        "eval/accuracy": found.accuracy.value,
-        "eval/accuracy_low": found.accuracy.low,
-        "eval/accuracy_high": found.accuracy.high,
-        "eval/calls": found.calls,
-        "eval_s": monotonic() - started,
-    }
-    return Examined(metrics, best)
-
-
-async def examine(exam: Exam, seed: int, total_steps: int) -> EvalReport:
-    """Play the exam's tasks; sampling seeds are the same at every step of a run."""
-    ctx = Ctx(step=0, total_steps=total_steps, seed=seed)
-    groups = await play(exam.tasks, exam.plan, exam.services, ctx, arrived=lambda _: None)
-    return report(groups)
-
-
-def told(found: EvalReport) -> str:
-    """One line for people."""
-    low, high = found.accuracy.low, found.accuracy.high
-    return (
-        f"accuracy {found.accuracy.value:.3f} (95 % {low:.3f} to {high:.3f}) on {found.tasks} tasks, "
-        f"{found.calls:.2f} calls an episode, {found.truncated:.1%} truncated, {found.errors:.1%} failed"
-    )
+    return Examined(exam.metrics(found) | {"eval_s": monotonic() - started}, best)
 
 
 def _save(run: Run, state: State, *, best: bool) -> None:

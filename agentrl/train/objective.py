@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,9 +13,10 @@ from torch import Tensor
 from agentrl.algo.aux import Supervised
 from agentrl.algo.loss import Aggregate, TokenScores
 from agentrl.algo.offpolicy import Correction, denominators
-from agentrl.algo.types import Batch, ForwardOutput, MicroBatch, OwnTokens
+from agentrl.algo.types import Batch, ForwardOutput, MicroBatch, OwnTokens, OwnWeights
 from agentrl.errors import UserError
 from agentrl.points import AuxTerm, Ctx, PolicyLoss
+from agentrl.train.critic import CriticOptions, teach
 from agentrl.train.token_log import TokenLog
 
 Loss = Callable[[MicroBatch, TokenScores], Tensor]
@@ -32,21 +34,44 @@ class Step:
     """False when the gradient was not finite and nothing changed."""
 
 
+class _Term(NamedTuple):
+    """An auxiliary term, taken up for one optimiser step."""
+
+    name: str
+    term: AuxTerm
+    scale: float
+    n_tokens: int
+    """Global count of its own tokens."""
+    weights: Tensor | None
+    """[B, T] of the whole step's batch, for a term that asks for it."""
+
+
 class Objective:
-    """The policy loss with its correction and auxiliary terms, over one update."""
+    """The policy loss with its correction, auxiliary terms and a shared critic, over one update."""
 
     def __init__(
         self,
         loss: PolicyLoss,
         aggregate: Aggregate,
-        aux: tuple[AuxTerm, ...],
+        aux: Mapping[str, AuxTerm],
         correction: Correction,
         ctx: Ctx,
         log: TokenLog,
+        *,
+        score: Callable[[Batch, Tensor], Tensor],
+        critic: CriticOptions | None = None,
+        policy: bool = True,
     ) -> None:
-        """Call `start` before each optimiser step, then the objective once per micro-batch."""
-        self._loss, self._aggregate, self._aux = loss, aggregate, aux
+        """Call `start` before each optimiser step, then the objective once per micro-batch.
+
+        `score` gives the present logprobs of chosen tokens; `critic` is that of a shared trunk;
+        without `policy` only the critic learns.
+        """
+        self._loss, self._aggregate = loss, aggregate
+        self._aux: Mapping[str, AuxTerm] = aux if policy else {}
         self._correction, self._ctx, self._log = correction, ctx, log
+        self._score, self._critic = score, critic
+        self._scale = ctx.patch.scales.get("policy", 1.0) if policy else 0.0
         self._sums: defaultdict[str, float] = defaultdict(float)
         self._aux_sums: defaultdict[str, float] = defaultdict(float)
         self._n_tokens = 0
@@ -56,17 +81,34 @@ class Objective:
         if batch.advantages is None:
             raise ValueError("the batch has no advantages yet")
         self._n_tokens += batch.n_tokens
-        own = [term.tokens(batch) if isinstance(term, OwnTokens) else None for term in self._aux]
-        self._counts = [batch.n_tokens if mask is None else int(mask.sum()) for mask in own]
+        own = {n: t.tokens(batch) for n, t in self._aux.items() if isinstance(t, OwnTokens)}
         self.wanted = batch.mask.clone()
         """bool [B, T]: tokens that the policy term or an auxiliary term needs scored."""
-        for mask in own:
-            if mask is not None:
-                self.wanted |= mask
+        for mask in own.values():
+            self.wanted |= mask
+        counts = {name: int(mask.sum()) for name, mask in own.items()}
+        weights = self._own_weights(batch)
+        self._terms = [
+            _Term(
+                name,
+                term,
+                self._ctx.patch.scales.get(name, 1.0),
+                counts.get(name, batch.n_tokens),
+                weights.get(name),
+            )
+            for name, term in self._aux.items()
+        ]
         self._weights: Tensor | None = None
         if batch.old_logprobs is not None:
             against = denominators(batch, batch.old_logprobs, self._correction)
             self._weights = self._correction.weights(against.old, against.behaviour, batch.mask)
+
+    def _own_weights(self, batch: Batch) -> dict[str, Tensor]:
+        asking = {n: t for n, t in self._aux.items() if isinstance(t, OwnWeights)}
+        if not asking:
+            return {}
+        now = replace(batch, old_logprobs=self._score(batch, self.wanted))
+        return {name: term.weights(now, self._ctx).detach() for name, term in asking.items()}
 
     def __call__(self, micro: MicroBatch, scores: TokenScores) -> Tensor:
         """The micro-batch's share of the step's loss, with gradient."""
@@ -81,15 +123,13 @@ class Objective:
         else:
             weights = micro.take(self._weights).to(device)
         losses, metrics = self._loss(scores.logprobs, against.old, advantages, batch.mask)
-        total = self._aggregate(losses * weights, batch)
+        policy = self._aggregate(losses * weights, batch)
+        self._aux_sums["loss/policy"] += float(policy.detach())
         for name, value in metrics.items():
             self._sums[name] += float(value)
-        for term, count in zip(self._aux, self._counts, strict=True):
-            output = ForwardOutput(scores.logprobs, scores.entropies, count)
-            share, metrics = term(output, batch, self._ctx)
-            total = total + share
-            for name, value in metrics.items():
-                self._aux_sums[name] += float(value)
+        total = self._scale * policy + self._shared_critic(batch, scores)
+        for term in self._terms:
+            total = total + term.scale * self._share(term, micro, batch, scores)
         self._log.add(
             batch,
             learner=before,
@@ -99,6 +139,22 @@ class Objective:
             advantages=advantages,
         )
         return total
+
+    def _share(self, term: _Term, micro: MicroBatch, batch: Batch, scores: TokenScores) -> Tensor:
+        own = None if term.weights is None else micro.take(term.weights).to(scores.logprobs.device)
+        output = ForwardOutput(scores.logprobs, scores.entropies, term.n_tokens, own)
+        share, metrics = term.term(output, batch, self._ctx)
+        self._aux_sums[f"loss/{term.name}"] += float(share.detach())
+        for name, value in metrics.items():
+            self._aux_sums[name] += float(value)
+        return share
+
+    def _shared_critic(self, batch: Batch, scores: TokenScores) -> Tensor:
+        if self._critic is None or scores.values is None:
+            return scores.logprobs.new_zeros(())
+        loss = teach(scores.values, batch, self._critic.clip)
+        self._aux_sums["critic/loss"] += float(loss.detach())
+        return self._critic.coef * loss
 
     def summary(self, n_steps: int) -> dict[str, float]:
         """Metrics of the update: means over its tokens, auxiliary terms' over its steps."""

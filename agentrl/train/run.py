@@ -20,7 +20,7 @@ from agentrl.evaluate.report import EvalReport, report
 from agentrl.evaluate.run import play
 from agentrl.points import Ctx
 from agentrl.rollout.loop import Parts
-from agentrl.train import boundary, checkpoint, loop, setup
+from agentrl.train import boundary, checkpoint, exam, loop, setup
 from agentrl.train.assemble import assemble, make_exam, make_learner
 from agentrl.train.demos import conversation_rows
 from agentrl.train.dry_run import dry_run
@@ -111,7 +111,7 @@ def evaluate(config: RunConfig, *, sinks: Sequence[Sink], command: str) -> EvalR
         found = report(groups)
         (folder.path / "report.json").write_text(json.dumps(found.to_json(), indent=2) + "\n")
         for sink in sinks:
-            sink.note(loop.told(found))
+            sink.note(exam.told(found))
     return found
 
 
@@ -122,7 +122,7 @@ async def _played(
     folder: RunFolder,
     sinks: Sequence[Sink],
 ) -> list[Group]:
-    exam = make_exam(config, tasks, parts)
+    sitting = make_exam(config, tasks, parts)
     done = 0
 
     def arrived(group: Group) -> None:
@@ -137,7 +137,7 @@ async def _played(
     ctx = Ctx(step=0, total_steps=1, seed=config.seed)
     async with AsyncExitStack() as opened:
         await loop.open_parts(opened, parts.engine, parts.pool)
-        return await play(exam.tasks, exam.plan, exam.services, ctx, arrived)
+        return await play(sitting.tasks, sitting.plan, sitting.services, ctx, arrived)
 
 
 def sft(config: RunConfig, *, sinks: Sequence[Sink], command: str) -> Path:

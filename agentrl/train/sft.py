@@ -22,9 +22,9 @@ from agentrl.rollout.loop import Parts
 from agentrl.seeds import derive
 from agentrl.train.demos import demonstrations
 from agentrl.train.learner import Learner
-from agentrl.train.loop import PAD
 from agentrl.train.metrics import Sink
 from agentrl.train.setup import env_factory
+from agentrl.train.update import PAD
 from agentrl.transcript import Transcript
 
 WARMUP = 0.05

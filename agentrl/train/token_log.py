@@ -40,7 +40,9 @@ class TokenLog:
             (batch.contexts == int(RowContext.SAME))[:, None]
         )
         fresh = batch.versions == self._version
+        sequences = batch.trajectory_index[:, None].expand_as(mask)
         columns = {
+            "sequences": sequences,
             "d": against.old - against.behaviour,
             "weights": weights,
             "entropies": entropies,
@@ -56,6 +58,7 @@ class TokenLog:
         if not self._columns:
             return {}
         flat = {k: torch.cat([c[k] for c in self._columns]).double() for k in self._columns[0]}
+        sequences = flat["sequences"].long()
         fresh, stale = flat["fresh"] > 0, flat["stale"] > 0
         metrics = {
             "entropy": float(flat["entropies"].mean()),
@@ -69,7 +72,7 @@ class TokenLog:
         if bool(stale.any()):
             metrics["drift_mean"] = float(flat["gap"][stale].abs().mean())
         d = flat["d"].clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
-        return {**metrics, **mismatch(d, flat["weights"], correction)}
+        return {**metrics, **mismatch(d, flat["weights"], correction, sequences)}
 
 
 __all__ = ["TokenLog"]

@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-import copy
 import os
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from agentrl.algo.batch import demo_batch
 from agentrl.algo.loss import Aggregate
 from agentrl.algo.offpolicy import OFF, Correction
 from agentrl.algo.types import Batch
 from agentrl.engine.base import Bucket
 from agentrl.engine.device import chosen_device
 from agentrl.errors import RunFailed, UserError
-from agentrl.points import AuxTerm, Ctx, PolicyLoss
+from agentrl.points import AuxTerm, Ctx, PolicyLoss, ScoredModel
+from agentrl.train.buckets import buckets
 from agentrl.train.causal_lm import CausalLM, Precision
+from agentrl.train.critic import CriticOptions, SeparateCritic, explained_variance
+from agentrl.train.frozen import FrozenModels
 from agentrl.train.learner_state import MODEL, LearnerState
 from agentrl.train.objective import DemoObjective, Loss, Objective, Step, summary
 from agentrl.train.optimizer import AdamWOptions, NamedAdamW
+from agentrl.train.scoring import Scoring, determinism
 from agentrl.train.token_log import TokenLog
-from agentrl.transcript import Float32Array, Int32Array, Origin, Segment, Transcript, floats_array
+from agentrl.transcript import Float32Array, Int32Array
 
-BUCKET_BYTES = 256 * 2**20
-"""Size from which `export` starts a new bucket."""
 MAX_SKIPPED = 3
 """Steps in a row without a finite gradient that end the run."""
 
@@ -57,13 +57,16 @@ class TorchLearner:
         device: str = "auto",
         activation_checkpointing: bool = False,
         reference: bool = False,
+        teacher: str | None = None,
+        critic: CriticOptions | None = None,
         deterministic: bool | None = None,
         seed: int = 0,
     ) -> None:
-        """`reference` freezes the loaded weights for terms that compare with them; `deterministic`
+        """`reference` freezes the loaded weights for terms that compare with them; `teacher` is
+        another model with the same vocabulary; `critic` adds a value of each state. `deterministic`
         None means: on the CPU, where it costs nothing. `device` auto takes the GPU where there is one.
 
-        Raises UserError when there is no model at `model` or a setting is out of range.
+        Raises UserError when there is no model at a path or a setting is out of range.
         """
         if micro_tokens < 1:
             raise UserError(f"learner.micro_tokens is a number of tokens, not {micro_tokens}")
@@ -77,20 +80,28 @@ class TorchLearner:
             decay_steps=decay_steps,
         )
         device = chosen_device(device)
-        self._deterministic = device == "cpu" if deterministic is None else deterministic
-        if self._deterministic and device != "cpu":
+        deterministic = device == "cpu" if deterministic is None else deterministic
+        if deterministic and device != "cpu":
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType] (untyped in torch)
-        self._lm = CausalLM(
-            model,
+        load = partial(
+            CausalLM,
             precision=dtype,
             device=device,
             activation_checkpointing=activation_checkpointing,
         )
+        self._lm = load(model)
+        self._critic: SeparateCritic | None = None
+        if critic is not None and critic.trunk == "shared":
+            self._lm.add_value_head()
+        elif critic is not None:
+            self._critic = SeparateCritic(load(critic.path or model), critic, options, micro_tokens)
+        self._critic_options = critic
         self._optimizer = NamedAdamW(self._lm.named_parameters(), options)
-        self._micro_tokens = micro_tokens
-        self._reference: CausalLM | None = None
+        self._scoring = Scoring(micro_tokens, deterministic)
+        self._frozen = FrozenModels(self._lm, None if teacher is None else load(teacher))
         self._version = 0
+        self._updates = 0
         self._skipped = 0
         if reference:
             self.snapshot_reference()
@@ -117,26 +128,31 @@ class TorchLearner:
 
     def logprobs(self, batch: Batch, tokens: Tensor | None = None) -> Tensor:
         """See `Learner.logprobs`."""
-        return self._scored(self._lm, batch, batch.mask if tokens is None else tokens)
+        return self._scoring.logprobs(self._lm, batch, batch.mask if tokens is None else tokens)
 
     def score(self, token_ids: Int32Array, temperature: float = 1.0) -> Float32Array:
         """See `Learner.score`."""
-        row = Transcript().append(Segment(Origin.PROMPT, token_ids, temperature=temperature))
-        batch = demo_batch([row], pad_id=self.pad_id)
-        tokens = batch.attention_mask.clone()
-        tokens[:, 0] = False
-        return floats_array(self._scored(self._lm, batch, tokens)[0].numpy())
+        return self._scoring.rows(self._lm, [token_ids.tolist()], temperature)[0]
+
+    def score_rows(self, model: ScoredModel, rows: Sequence[Sequence[int]]) -> list[Float32Array]:
+        """See `Learner.score_rows`."""
+        return self._scoring.rows(self._frozen.of(model), rows)
 
     def snapshot_reference(self) -> None:
         """See `Learner.snapshot_reference`."""
-        self._reference = copy.copy(self._lm)
-        self._reference.model = copy.deepcopy(self._lm.model).requires_grad_(False)
+        self._frozen.snapshot_reference()
 
-    def ref_logprobs(self, batch: Batch) -> Tensor:
-        """See `Learner.ref_logprobs`."""
-        if self._reference is None:
-            raise UserError("no reference model was kept; set learner.reference=true")
-        return self._scored(self._reference, batch, batch.mask)
+    def move_reference(self, rate: float) -> None:
+        """See `Learner.move_reference`."""
+        self._frozen.move_reference(rate)
+
+    def prepared(self, batch: Batch) -> Batch:
+        """See `Learner.prepared`."""
+        batch = self._frozen.prepared(batch, lambda lm, b: self._scoring.logprobs(lm, b, b.mask))
+        if self._critic_options is None or batch.values is not None:
+            return batch
+        lm = self._lm if self._critic is None else self._critic.lm
+        return replace(batch, values=self._scoring.values(lm, batch))
 
     def update(
         self,
@@ -145,32 +161,43 @@ class TorchLearner:
         loss: PolicyLoss,
         aggregate: Aggregate,
         ctx: Ctx,
-        aux: Sequence[AuxTerm] = (),
+        aux: Mapping[str, AuxTerm] | None = None,
         correction: Correction | None = None,
         minibatches: int = 1,
     ) -> Mapping[str, float]:
         """See `Learner.update`.
 
-        Reference logprobs are filled in where a reference is kept and the batch has none. With one
-        minibatch the logprobs before the update are those of the update's own forward, so
-        none is spent on them.
+        With one minibatch the logprobs before the update are those of the update's own forward, so
+        none is spent on them. In a critic's first `warmup_updates` only it learns.
         """
         correction = correction or OFF
         lr = self.lr
-        if batch.ref_logprobs is None and self._reference is not None:
-            batch = replace(batch, ref_logprobs=self.ref_logprobs(batch))
+        batch = self.prepared(batch)
+        warming = self._warming()
         parts = batch.minibatches(minibatches)
         if batch.old_logprobs is None and (len(parts) > 1 or correction.normalize):
             batch = replace(batch, old_logprobs=self.logprobs(batch))
             parts = batch.minibatches(minibatches)
-        objective = Objective(loss, aggregate, tuple(aux), correction, ctx, TokenLog(self.version))
+        objective = Objective(
+            loss,
+            aggregate,
+            aux or {},
+            correction,
+            ctx,
+            TokenLog(self.version),
+            score=self.logprobs,
+            critic=self._critic_options,
+            policy=not warming,
+        )
         steps: list[Step] = []
-        for part in parts:
-            if part.batch.n_tokens:
-                objective.start(part.batch)
-                steps.append(self._step(part.batch, objective.wanted, objective))
+        if not (warming and self._critic is not None):
+            for part in parts:
+                if part.batch.n_tokens:
+                    objective.start(part.batch)
+                    steps.append(self._step(part.batch, objective.wanted, objective))
         self._version += any(step.stepped for step in steps)
-        metrics = objective.summary(len(steps)) | summary(steps)
+        self._updates += 1
+        metrics = objective.summary(len(steps)) | summary(steps) | self._taught(batch)
         return metrics | {
             "lr": lr,
             "n_tokens": float(batch.n_tokens),
@@ -178,26 +205,34 @@ class TorchLearner:
             "masked_rows": float(batch.n_masked_rows),
         }
 
-    def sft_update(self, batch: Batch) -> Mapping[str, float]:
+    def _warming(self) -> bool:
+        critic = self._critic_options
+        return critic is not None and self._updates < critic.warmup_updates
+
+    def _taught(self, batch: Batch) -> dict[str, float]:
+        """Metrics of the critic, a separate one's after its own update."""
+        if self._critic_options is None or batch.values is None or batch.returns is None:
+            return {}
+        explained = explained_variance(batch.values[batch.mask], batch.returns[batch.mask])
+        metrics = {"critic/explained_variance": explained}
+        if self._critic is not None and batch.n_tokens:
+            metrics.update(self._critic.update(batch))
+        return metrics
+
+    def sft_update(self, batch: Batch, lr: float | None = None) -> Mapping[str, float]:
         """See `Learner.sft_update`. Scored at temperature 1, whatever the segments say."""
         objective = DemoObjective(batch)
-        lr = self._optimizer.lr
+        base = self._optimizer.base_lr
+        self._optimizer.base_lr = base if lr is None else lr
+        used = self._optimizer.lr
         step = self._step(objective.batch, objective.wanted, objective)
+        self._optimizer.base_lr = base
         self._version += step.stepped
-        return summary([step]) | objective.summary() | {"lr": lr}
+        return summary([step]) | objective.summary() | {"lr": used}
 
     def export(self) -> Iterator[Bucket]:
         """See `Learner.export`. Live views: the engine copies what it keeps."""
-        bucket: dict[str, Tensor] = {}
-        size = 0
-        for name, tensor in self._lm.tensors().items():
-            bucket[name] = tensor
-            size += tensor.numel() * tensor.element_size()
-            if size >= BUCKET_BYTES:
-                yield bucket
-                bucket, size = {}, 0
-        if bucket:
-            yield bucket
+        return buckets(self._lm.tensors())
 
     def set_lr(self, lr: float) -> None:
         """See `Learner.set_lr`."""
@@ -209,13 +244,15 @@ class TorchLearner:
 
     def state(self) -> LearnerState:
         """A copy of everything that decides the next update."""
-        reference = self._reference
+        reference = self._frozen.reference
         return LearnerState(
             model=_copied(self._lm.tensors()),
             optimizer=_copied(self._optimizer.tensors()),
             reference=None if reference is None else _copied(reference.tensors()),
+            critic=_copied(self._critic_tensors()),
             rng=torch.get_rng_state(),
             version=self._version,
+            n_updates=self._updates,
             n_steps=self._optimizer.n_steps,
             n_skipped=self._skipped,
             base_lr=self._optimizer.base_lr,
@@ -225,13 +262,23 @@ class TorchLearner:
         """Go on exactly from `state`. Raises UserError when it is of another model."""
         self._lm.assign(dict(state.model))
         self._optimizer.restore(state.optimizer, n_steps=state.n_steps, base_lr=state.base_lr)
-        self._reference = None
+        self._frozen.reference = None
         if state.reference is not None:
             self.snapshot_reference()
-            assert self._reference is not None
-            self._reference.assign(dict(state.reference))
+            self._frozen.of("ref").assign(dict(state.reference))
+        if self._critic is not None:
+            self._critic.restore(state.critic)
+        elif self._lm.value_head is not None:
+            self._lm.value_head.load_state_dict(dict(state.critic))
         torch.set_rng_state(state.rng)
         self._version, self._skipped = state.version, state.n_skipped
+        self._updates = state.n_updates
+
+    def _critic_tensors(self) -> Mapping[str, Tensor]:
+        if self._critic is not None:
+            return self._critic.tensors()
+        head = self._lm.value_head
+        return {} if head is None else head.state_dict()
 
     def save(self, folder: Path) -> None:
         """See `Learner.save`."""
@@ -242,20 +289,11 @@ class TorchLearner:
         """See `Learner.load`."""
         self.restore(LearnerState.read(folder, self._lm.tensors()))
 
-    @torch.no_grad()
-    def _scored(self, lm: CausalLM, batch: Batch, tokens: Tensor) -> Tensor:
-        result = torch.zeros(batch.token_ids.shape)
-        with _determinism(self._deterministic):
-            for micro in batch.micro_batches(self._micro_tokens, tokens):
-                scored = lm.scores(micro.batch, micro.take(tokens)).logprobs.cpu()
-                result[micro.rows, : scored.shape[1]] = scored
-        return result
-
     def _step(self, batch: Batch, tokens: Tensor, loss: Loss) -> Step:
         """Accumulate the gradient over micro-batches, then one optimiser step."""
         total = 0.0
-        with _determinism(self._deterministic):
-            for micro in batch.micro_batches(self._micro_tokens, tokens):
+        with determinism(self._scoring.deterministic):
+            for micro in batch.micro_batches(self._scoring.micro_tokens, tokens):
                 share = loss(micro, self._lm.scores(micro.batch, micro.take(tokens)))
                 if share.requires_grad:
                     share.backward()  # pyright: ignore[reportUnknownMemberType] (untyped in torch)
@@ -272,17 +310,6 @@ class TorchLearner:
 
 def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
-
-
-@contextmanager
-def _determinism(enabled: bool) -> Generator[None]:
-    """torch's deterministic algorithms inside the block; the process keeps its own setting."""
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(enabled or before)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
 
 
 __all__ = ["TorchLearner"]

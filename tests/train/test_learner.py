@@ -127,7 +127,7 @@ def test_two_updates_equal_a_naive_reference(tiny: Path) -> None:
         batch = batch_of(step, temperature=0.8)
         batch = estimate(GRPO, batch, CTX)
         metrics = learner.update(
-            batch, loss=Clip(), aggregate=Aggregate(), ctx=CTX, aux=[Entropy(0.01)]
+            batch, loss=Clip(), aggregate=Aggregate(), ctx=CTX, aux={"entropy": Entropy(0.01)}
         )
         logits = model(input_ids=batch.token_ids).logits[:, :-1] / batch.temperatures[:, 1:, None]
         log_p = F.log_softmax(logits, -1)
@@ -180,12 +180,12 @@ def test_update_does_not_depend_on_micro_batches(tiny: Path, mode: str, micro_to
         learner = learner_of(tiny, micro_tokens=size, lr=1e-3, eps=1e-3)
         learner.snapshot_reference()
         batch = batch_of()
-        batch = replace(batch, ref_logprobs=learner.ref_logprobs(batch) - 0.3)
+        batch = replace(batch, ref_logprobs=learner.prepared(batch).ref_logprobs - 0.3)
         metrics = learner.update(
             estimate(GRPO, batch, CTX),
             loss=Clip(),
             aggregate=Aggregate(mode),  # type: ignore[arg-type]
-            aux=[KL(0.05), Entropy(0.01)],
+            aux={"kl": KL(0.05), "entropy": Entropy(0.01)},
             correction=Correction("sequence", normalize=True),
             ctx=CTX,
         )
@@ -286,7 +286,7 @@ def test_supervised_term_reads_its_own_tokens(tiny: Path) -> None:
     learner = learner_of(tiny, lr=0.0)
     batch = replace(batch, advantages=torch.zeros_like(batch.behaviour_logprobs))
     metrics = learner.update(
-        batch, loss=Clip(), aggregate=Aggregate(), ctx=CTX, aux=[Supervised(0.5)]
+        batch, loss=Clip(), aggregate=Aggregate(), ctx=CTX, aux={"supervised": Supervised(0.5)}
     )
     alone = learner.sft_update(batch)["loss"]
     assert metrics["sft_loss"] == pytest.approx(alone, abs=1e-5)
@@ -308,7 +308,7 @@ def test_state_round_trip_is_bitwise(tiny: Path) -> None:
     resumed.restore(state)
     assert [go(resumed, seed) for seed in (1, 2)] == expected
     batch = batch_of(9)
-    assert torch.equal(resumed.ref_logprobs(batch), straight.ref_logprobs(batch))
+    assert torch.equal(resumed.prepared(batch).ref_logprobs, straight.prepared(batch).ref_logprobs)
     for name, tensor in weights(straight).items():
         assert torch.equal(weights(resumed)[name], tensor)
     assert resumed.version == straight.version == 3
@@ -420,7 +420,15 @@ def test_kl_pulls_back_to_the_kept_reference(tiny: Path) -> None:
     zero = replace(batch, advantages=torch.zeros_like(batch.behaviour_logprobs))
 
     def go(batch: Batch, *aux: KL) -> dict[str, float]:
-        return dict(learner.update(batch, loss=Clip(), aggregate=Aggregate(), ctx=CTX, aux=aux))
+        return dict(
+            learner.update(
+                batch,
+                loss=Clip(),
+                aggregate=Aggregate(),
+                ctx=CTX,
+                aux={type(term).__name__: term for term in aux},
+            )
+        )
 
     assert go(zero, KL(1.0))["kl_ref"] == pytest.approx(0, abs=1e-6)
     for _ in range(3):
@@ -435,4 +443,4 @@ def test_kl_pulls_back_to_the_kept_reference(tiny: Path) -> None:
 
 def test_reference_must_be_kept_first(tiny: Path) -> None:
     with pytest.raises(UserError, match="reference"):
-        learner_of(tiny).ref_logprobs(batch_of())
+        learner_of(tiny).score_rows("ref", [[1, 2]])

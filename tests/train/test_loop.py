@@ -15,6 +15,7 @@ from agentrl.errors import RunFailed
 from agentrl.points import Ctx, Patch, Services
 from agentrl.train import boundary, checkpoint, loop
 from agentrl.train.assemble import assemble
+from agentrl.train.exam import Exam
 from agentrl.train.folder import RunFolder, create, fingerprint
 from agentrl.train.metrics import JsonLines
 from agentrl.train.torch_learner import TorchLearner
@@ -87,7 +88,7 @@ async def test_saves_by_hand(made: Callable[..., Made], hand: Any):
     """
     run = made(train={"steps": 6})
     plan = Graded(hand, 0.5, 0.25, 0.75, 0.75)
-    await run.train(exam=loop.Exam(2, [hand.task("e")], plan, run.run.exam.services))
+    await run.train(exam=Exam(2, [hand.task("e")], plan, run.run.exam.services))
     assert run.saves == [(3, False), (4, True), (6, False)]
     assert run.state.best == 0.75
     best, latest = (
@@ -102,7 +103,7 @@ async def test_evaluations_are_in_the_metrics_of_the_step_they_follow(
 ):
     run = made(train={"steps": 3})
     plan = Graded(hand, 0.0, 0.5, 1.0)
-    await run.train(exam=loop.Exam(2, [hand.task("e")], plan, run.run.exam.services))
+    await run.train(exam=Exam(2, [hand.task("e")], plan, run.run.exam.services))
     assert [m.get("eval/accuracy") for _, m in notes.steps] == [None, 0.5, 1.0]
     assert [note.partition(":")[0] for note in notes.notes] == ["step 0", "step 2", "step 3"]
     assert notes.notes[1].startswith("step 2: accuracy 0.500 (95 % ")
@@ -116,13 +117,11 @@ async def test_the_best_checkpoint_knows_its_own_step(made: Callable[..., Made],
 
     def save(state: loop.State, best: bool) -> None:
         seen.append((state.step, best, len(lines.read_text().splitlines())))
-        assert "eval/accuracy" in state.metrics
+        assert "eval/accuracy" in state.past[-1]
 
     plan = Graded(hand, 0.0, 0.5, 1.0)
     await loop.train(
-        replace(
-            run.run, save=save, exam=loop.Exam(1, [hand.task("e")], plan, run.run.exam.services)
-        ),
+        replace(run.run, save=save, exam=Exam(1, [hand.task("e")], plan, run.run.exam.services)),
         run.state,
     )
     assert seen == [(1, True, 1), (2, True, 2)]

@@ -1,0 +1,64 @@
+"""What the chosen plug-ins need of one another, checked before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from agentrl.config import RunConfig
+from agentrl.env import Env, Expert
+from agentrl.errors import UserError
+from agentrl.points import Need, needs_of
+
+REMEDY: Mapping[Need, str] = {
+    "reference": "learner.reference=true",
+    "teacher": "learner.teacher=<a model with the same vocabulary>",
+    "critic": "learner.critic={trunk: separate}, or an advantage without one such as "
+    "algo.advantage.name=outcome",
+    "scorer": "a learner that scores rows (learner=torch)",
+    "judge": "algo.judge={name: openai, base_url: ..., model: ...}",
+    "expert": "an env with an expert, or no gate that diverts to `sft`",
+    "sandbox": "an env with tools, whose sandbox rewards share",
+}
+"""What to set so that a need is met."""
+
+
+def check_demands(config: RunConfig, env: Env, plugins: Mapping[str, object]) -> None:
+    """Raise UserError for the first plug-in, by what it is called, whose needs are not met."""
+    provided = provides(config, env)
+    for called, plugin in plugins.items():
+        for need in sorted(needs_of(plugin) - provided):
+            raise UserError(f"{called} needs a {need}: set {REMEDY[need]}")
+    _check_pairs(config, plugins.values())
+
+
+def provides(config: RunConfig, env: Env) -> frozenset[Need]:
+    """What this configuration has to offer."""
+    learner = config.learner.given
+    found: dict[Need, bool] = {
+        "reference": bool(learner.get("reference")),
+        "teacher": learner.get("teacher") is not None,
+        "critic": learner.get("critic") is not None,
+        "scorer": True,
+        "judge": config.algo.judge is not None,
+        "expert": isinstance(env, Expert),
+        "sandbox": bool(env.tools),
+    }
+    return frozenset(need for need, there in found.items() if there)
+
+
+def _check_pairs(config: RunConfig, plugins: Iterable[object]) -> None:
+    """Settings that are each right and wrong together."""
+    algo = config.algo
+    needed = frozenset(need for plugin in plugins for need in needs_of(plugin))
+    if config.learner.given.get("critic") is not None and "critic" not in needed:
+        raise UserError(
+            f"learner.critic is set, but algo.advantage={algo.advantage.name} teaches no critic; set "
+            "algo.advantage.name=gae, or leave learner.critic out"
+        )
+    if algo.reward_kl.target is not None and not algo.reward_kl.coef:
+        raise UserError("algo.reward_kl.target steers a coefficient; give algo.reward_kl.coef too")
+    if algo.demos.lr is not None and not algo.demos.queue:
+        raise UserError("algo.demos.lr needs algo.demos.queue=<tasks that trigger a step>")
+
+
+__all__ = ["REMEDY", "check_demands", "provides"]

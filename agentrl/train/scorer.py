@@ -1,0 +1,28 @@
+"""The Scorer that rewards are handed: the learner's models, asked off the event loop, one at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from agentrl.points import ScoredModel
+from agentrl.train.learner import Learner
+from agentrl.transcript import Float32Array
+
+
+class LearnerScorer:
+    """Serves teacher-forced logprobs while the learner waits for a step's rollouts."""
+
+    def __init__(self, learner: Learner) -> None:
+        self._learner = learner
+        self._busy = asyncio.Lock()
+
+    async def logprobs(
+        self, model: ScoredModel, rows: Sequence[Sequence[int]]
+    ) -> list[Float32Array]:
+        """See `agentrl.points.Scorer`. Raises UserError when the learner holds no such model."""
+        async with self._busy:
+            return await asyncio.to_thread(self._learner.score_rows, model, rows)
+
+
+__all__ = ["LearnerScorer"]
