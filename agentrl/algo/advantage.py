@@ -12,6 +12,7 @@ micro-batch.
 | REINFORCE++-baseline | group | none | yes | 2501.03262 |
 | Lite PPO | group | batch (of raw rewards) | no | 2508.08221 |
 | OPO | length_weighted | none | no | 2505.23585 |
+| AdaptThink | none | none | no | 2505.13417 |
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from agentrl.algo.tensors import distinct
+from agentrl.algo.groups import group_deviation, group_extent, group_size, group_sum
+from agentrl.algo.trajectories import Trajectories
 from agentrl.algo.types import Batch
 from agentrl.errors import UserError
 from agentrl.points import Advantage, Ctx, Estimate
@@ -34,10 +36,12 @@ Scale = Literal["none", "batch", "group"]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Reads the scalar rewards only. Default: GRPO.
+    """One number per trajectory, from what it earned in all. Default: GRPO.
 
-    A group of one has nothing to compare with: its centre is 0 and its group scale 1, so that its
-    advantage is the raw reward (verl's convention). A group of equal rewards gets exactly 0.
+    What was earned token by token (a KL penalty inside the reward, say) counts into the scalar; by
+    itself it reaches no single token. A group of one has nothing to compare with: its centre is 0
+    and its group scale 1, so that its advantage is the raw reward (verl's convention). A group of
+    equal rewards gets exactly 0.
     """
 
     center: Center = "group"
@@ -55,34 +59,29 @@ class Outcome:
 
     def __call__(self, batch: Batch, ctx: Ctx) -> Tensor:
         """f32 [B, T], zero off the mask."""
-        n, inverse = distinct(batch.trajectory_index)
-        rewards = _per_trajectory(batch.rewards.double(), inverse, n)
-        lengths = _per_trajectory(batch.lengths.double(), inverse, n)
-        groups = _per_trajectory(batch.group_index, inverse, n)
-        scalars = self.scalars(rewards, distinct(groups).inverse, lengths)
-        advantages = scalars[inverse, None] * batch.mask
-        if self.whiten:
-            advantages = whitened(advantages, batch.mask)
-        return advantages.float()
+        found = Trajectories.of_batch(batch)
+        scalars = self.scalars(found.returns, found.groups, found.lengths)
+        return self.finished(found.spread(scalars, batch.mask), batch.mask)
+
+    def finished(self, advantages: Tensor, mask: Tensor) -> Tensor:
+        """f32 [B, T]: whitened where that is asked for."""
+        return (whitened(advantages, mask) if self.whiten else advantages).float()
 
     def scalars(self, rewards: Tensor, groups: Tensor, lengths: Tensor) -> Tensor:
         """One advantage per trajectory.
 
         `rewards` f64 [N], `groups` i64 [N] in 0..n_groups-1, `lengths` f64 [N] policy tokens.
         """
-        sizes = _group_sum(torch.ones_like(rewards), groups)
+        sizes = group_size(rewards, groups)
         alone = sizes == 1
         centred = rewards - self._centers(rewards, groups, lengths, sizes, alone)
         if self.center in ("group", "loo", "length_weighted"):
-            equal = _group_extent(rewards, groups) == 0
+            equal = group_extent(rewards, groups) == 0
             centred = centred.masked_fill(equal & ~alone, 0.0)
         if self.scale == "none":
             return centred
-        if self.scale == "batch":
-            scale = _deviation(rewards, torch.zeros_like(groups), self.ddof)
-        else:
-            scale = _deviation(rewards, groups, self.ddof)
-        return centred / (scale + self.eps)
+        everyone = torch.zeros_like(groups) if self.scale == "batch" else groups
+        return centred / (group_deviation(rewards, everyone, self.ddof) + self.eps)
 
     def _centers(
         self, rewards: Tensor, groups: Tensor, lengths: Tensor, sizes: Tensor, alone: Tensor
@@ -93,15 +92,24 @@ class Outcome:
             case "batch":
                 return rewards.mean().expand_as(rewards)
             case "group":
-                centers = _group_sum(rewards, groups) / sizes
+                centers = group_sum(rewards, groups) / sizes
             case "loo":
-                centers = (_group_sum(rewards, groups) - rewards) / (sizes - 1).clamp(min=1)
+                centers = (group_sum(rewards, groups) - rewards) / (sizes - 1).clamp(min=1)
             case "length_weighted":
-                total = _group_sum(lengths, groups)
-                weighted = _group_sum(lengths * rewards, groups) / total.clamp(min=1)
+                total = group_sum(lengths, groups)
+                weighted = group_sum(lengths * rewards, groups) / total.clamp(min=1)
                 # A group that wrote nothing at all falls back to the plain mean.
-                centers = torch.where(total > 0, weighted, _group_sum(rewards, groups) / sizes)
+                centers = torch.where(total > 0, weighted, group_sum(rewards, groups) / sizes)
         return centers.masked_fill(alone, 0.0)
+
+
+GRPO = Outcome()
+"""What estimators that refine an outcome's advantage start from."""
+
+
+def identity() -> Outcome:
+    """AdaptThink's advantage (2505.13417): the shaped reward itself, neither centred nor scaled."""
+    return Outcome(center="none", scale="none")
 
 
 def estimate(estimator: Advantage, batch: Batch, ctx: Ctx) -> Batch:
@@ -134,36 +142,8 @@ def whitened(values: Tensor, mask: Tensor) -> Tensor:
     return normal * mask
 
 
-def _per_trajectory(values: Tensor, inverse: Tensor, n: int) -> Tensor:
-    # Rows of one trajectory carry the same value, so whichever is written last is right.
-    return torch.zeros(n, dtype=values.dtype, device=values.device).index_put((inverse,), values)
-
-
-def _group_sum(values: Tensor, groups: Tensor) -> Tensor:
-    """Sum over the own group, given back to each member."""
-    totals = torch.zeros(int(groups.max()) + 1, dtype=values.dtype, device=values.device)
-    return totals.index_add(0, groups, values)[groups]
-
-
-def _group_extent(values: Tensor, groups: Tensor) -> Tensor:
-    totals = torch.zeros(int(groups.max()) + 1, dtype=values.dtype, device=values.device)
-    high = totals.scatter_reduce(0, groups, values, "amax", include_self=False)
-    low = totals.scatter_reduce(0, groups, values, "amin", include_self=False)
-    return (high - low)[groups]
-
-
-def _deviation(values: Tensor, groups: Tensor, ddof: int) -> Tensor:
-    """Standard deviation of the own group; 1 where there are too few members."""
-    sizes = _group_sum(torch.ones_like(values), groups)
-    squares = _group_sum((values - _group_sum(values, groups) / sizes) ** 2, groups)
-    deviation = (squares / (sizes - ddof).clamp(min=1)).sqrt()
-    return torch.where(sizes > ddof, deviation, torch.ones_like(deviation)).masked_fill(
-        sizes == 1, 1.0
-    )
-
-
 PRESETS: Mapping[str, Outcome] = {
-    "grpo": Outcome(),
+    "grpo": GRPO,
     "dr_grpo": Outcome(scale="none"),
     "rloo": Outcome(center="loo", scale="none"),
     "reinforce_pp_baseline": Outcome(scale="none", whiten=True),
@@ -172,4 +152,4 @@ PRESETS: Mapping[str, Outcome] = {
 }
 """Published estimators by name."""
 
-__all__ = ["PRESETS", "Center", "Outcome", "Scale", "estimate", "whitened"]
+__all__ = ["GRPO", "PRESETS", "Center", "Outcome", "Scale", "estimate", "identity", "whitened"]
