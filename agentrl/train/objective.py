@@ -101,7 +101,9 @@ class Objective:
         self._weights: Tensor | None = None
         if batch.old_logprobs is not None:
             against = denominators(batch, batch.old_logprobs, self._correction)
-            self._weights = self._correction.weights(against.old, against.behaviour, batch.mask)
+            self._weights = self._correction.weights(
+                against.old, against.behaviour, batch.mask, batch.trajectory_index
+            )
 
     def _own_weights(self, batch: Batch) -> dict[str, Tensor]:
         asking = {n: t for n, t in self._aux.items() if isinstance(t, OwnWeights)}

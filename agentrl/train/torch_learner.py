@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from agentrl.algo.loss import Aggregate
-from agentrl.algo.offpolicy import OFF, Correction
+from agentrl.algo.offpolicy import OFF, Correction, keep
 from agentrl.algo.types import Batch
 from agentrl.engine.base import Bucket
 from agentrl.engine.device import chosen_device
@@ -175,9 +175,10 @@ class TorchLearner:
         batch = self.prepared(batch)
         warming = self._warming()
         parts = batch.minibatches(minibatches)
-        if batch.old_logprobs is None and (len(parts) > 1 or correction.normalize):
+        if batch.old_logprobs is None and (len(parts) > 1 or correction.needs_whole(batch)):
             batch = replace(batch, old_logprobs=self.logprobs(batch))
-            parts = batch.minibatches(minibatches)
+        batch, rejections = keep(batch, correction)
+        parts = batch.minibatches(minibatches)
         objective = Objective(
             loss,
             aggregate,
@@ -199,6 +200,7 @@ class TorchLearner:
         self._updates += 1
         metrics = objective.summary(len(steps)) | summary(steps) | self._taught(batch)
         return metrics | {
+            **rejections,
             "lr": lr,
             "n_tokens": float(batch.n_tokens),
             "n_sequences": float(batch.n_sequences),
