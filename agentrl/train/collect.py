@@ -102,10 +102,10 @@ async def collect(
             everyone.append(shaped)
             writes.extend(offered)
             match _verdict(shaped, method.gate, history, ctx):
-                case Keep(weight=weight, remember=worthy):
-                    kept.append(_weighted(shaped, weight))
-                    if worthy:
-                        remember.append(shaped)
+                case Keep() as keep:
+                    kept.append(_admitted(shaped, keep))
+                    if keep.remember:
+                        remember.append(kept[-1])
                 case Drop(reason=reason):
                     dropped[reason] = dropped.get(reason, 0) + 1
                 case Divert(queue=queue, reason=reason):
@@ -207,8 +207,10 @@ def _with_failed(group: Group, shaped: Shaped) -> Shaped:
     )
 
 
-def _weighted(group: Group, weight: float) -> Group:
-    if weight == 1.0:
-        return group
-    members = tuple(replace(t, weight=t.weight * weight) for t in group.trajectories)
+def _admitted(group: Group, keep: Keep) -> Group:
+    """The group as its gate lets it in: weighted, named trajectories out of the gradient."""
+    members = tuple(
+        replace(t, weight=t.weight * keep.weight, excluded=keep.excluded.get(t.uid, t.excluded))
+        for t in group.trajectories
+    )
     return replace(group, trajectories=members)

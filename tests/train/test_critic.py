@@ -29,7 +29,7 @@ def learner_of(tiny: Path, critic: CriticOptions, **options: Any) -> TorchLearne
 
 @pytest.fixture
 def batch(hand: Any) -> Batch:
-    """Two groups of rows of 1 prompt and 3, 5 or 7 policy tokens; returns made up by hand."""
+    """Two groups of rows of 1 prompt and 3, 5 or 7 policy tokens; returns rise with the place."""
     groups = []
     for g in range(2):
         of = hand.task(f"t{g}")
@@ -39,7 +39,7 @@ def batch(hand: Any) -> Batch:
         )
         groups.append(replace(hand.group(f"t{g}"), trajectories=members))
     made = make_batch(groups, pad_id=0)
-    returns = torch.arange(made.mask.numel()).reshape(made.mask.shape) / 20 * made.mask
+    returns = torch.arange(made.mask.shape[1]) / 4 * made.mask
     return replace(made, returns=returns, advantages=0.1 * made.mask)
 
 
@@ -146,9 +146,7 @@ def test_a_separate_critic_leaves_the_policy_alone(tiny: Path, batch: Batch) -> 
 
 
 @pytest.mark.parametrize("trunk", ["separate", "shared"])
-def test_a_checkpoint_goes_on_exactly(
-    tiny: Path, batch: Batch, trunk: Any, tmp_path: Path
-) -> None:
+def test_a_checkpoint_goes_on_exactly(tiny: Path, batch: Batch, trunk: Any, tmp_path: Path) -> None:
     def fresh() -> TorchLearner:
         return learner_of(tiny, CriticOptions(trunk=trunk, warmup_updates=1, clip=0.1))
 

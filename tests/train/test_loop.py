@@ -193,7 +193,7 @@ async def test_a_learner_ahead_of_its_step_is_never_saved(made: Callable[..., Ma
 
 
 async def test_a_boundary_comes_back(made: Callable[..., Made], dice: Dice, tiny: Path):
-    """History, source, best, NaN metrics and the learner."""
+    """History, source, best, past metrics (NaN too), patch, queue and the learner."""
     run = made()
     history = run.state.history
     from agentrl.history import Write
@@ -201,7 +201,9 @@ async def test_a_boundary_comes_back(made: Callable[..., Made], dice: Dice, tiny
     history.commit([Write("n", "t", 2.0, "sum", "u")])
     state = replace(
         run.state, step=4, source={"drawn": 9}, best=0.5,
-        metrics={"reward": 0.25, "productivity": float("nan"), "kl": float("inf")},
+        past=({"reward": 1.0}, {"reward": 0.25, "productivity": float("nan"), "kl": float("inf")}),
+        patch=Patch(temperature=0.5, scales={"policy": 2.0}),
+        failed=(Task("f", "?", "1", {"level": 3}, 7),),
     )  # fmt: skip
     config = dice()
     boundary.save(config, run.folder, run.run.learner, state, best=True)
@@ -210,7 +212,8 @@ async def test_a_boundary_comes_back(made: Callable[..., Made], dice: Dice, tiny
     back = boundary.load(found, TorchLearner(tiny), fingerprint(config))
     assert (back.step, back.saved, back.best, back.source) == (4, 4, 0.5, {"drawn": 9})
     assert back.history.to_json() == history.to_json()
-    assert str(back.metrics) == str(state.metrics)
+    assert str(back.past) == str(state.past)
+    assert (back.patch, back.failed) == (state.patch, state.failed)
     boundary.save(config, run.folder, run.run.learner, loop.State(step=5), best=False)
     latest = checkpoint.latest(run.folder.checkpoints)
     assert latest is not None
