@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
@@ -38,13 +39,13 @@ def restored(kind: type[StateT], values: Mapping[str, JsonValue], stream: TaskSt
             "same data.*, env.* and seed"
         )
     own = {name: value for name, value in values.items() if name != _STREAM}
-    try:
-        return TypeAdapter(kind).validate_python(own)
-    except ValidationError:
-        raise UserError(
-            f"the checkpoint's task source left {', '.join(sorted(own)) or 'nothing'}, which this "
-            "data.source cannot go on from; resume with the same one or start a new run"
-        ) from None
+    if set(own) == {field.name for field in fields(kind)}:
+        with suppress(ValidationError):
+            return TypeAdapter(kind).validate_python(own)
+    raise UserError(
+        f"the checkpoint's task source left {', '.join(sorted(own)) or 'nothing'}, which this "
+        "data.source cannot go on from; resume with the same one or start a new run"
+    )
 
 
 __all__ = ["restored", "stored"]
