@@ -92,6 +92,7 @@ class Stages:
         stages: tuple[Stage, ...],
         key: str = "level",
         rates: str | None = None,
+        until: int | None = None,
         component: str = "env",
         above: float = 0.5,
     ) -> None:
@@ -103,6 +104,8 @@ class Stages:
             key: the metadata that `values` are of.
             rates: a trajectories.jsonl of `agentrl eval`; None takes a task's accuracy when this
                 run last drew it.
+            until: first step whose accuracies no longer count, so that the choice is fixed; None
+                follows the run to its end.
             component: the reward that says whether a trajectory is correct.
             above: it is when that is above this bar.
 
@@ -117,6 +120,7 @@ class Stages:
         self._rates = Rates(rates, bar)
         self._live = self._rates if rates is None else Rates(None, bar)
         self._watches = any(s.drop_solved or (s.by_rate and rates is None) for s in stages)
+        self._until = until
         self._cursor = Cursor(stream)
         self._stage = 0
 
@@ -136,7 +140,7 @@ class Stages:
 
     def observe(self, groups: Sequence[Group], ctx: Ctx) -> None:
         """Remember how the tasks went, when a stage asks."""
-        if self._watches:
+        if self._watches and (self._until is None or ctx.step < self._until):
             self._live.observe(groups)
 
     def state(self) -> Mapping[str, JsonValue]:
@@ -179,7 +183,7 @@ def hard(
         from_step: first step that draws hard tasks alone.
         below: a task is hard when its pass rate is under this.
         rates: a trajectories.jsonl of `agentrl eval`; None takes a task's accuracy when this run
-            last drew it, tasks never drawn being left out.
+            last drew it before `from_step`, tasks never drawn being left out.
         component: the reward that says whether a trajectory is correct.
         above: it is when that is above this bar.
 
@@ -191,7 +195,9 @@ def hard(
         )
     last = Stage(max_rate=below, open=True, unmeasured=False)
     stages = (Stage(steps=from_step), last) if from_step else (last,)
-    return Stages(stream=stream, stages=stages, rates=rates, component=component, above=above)
+    return Stages(
+        stream=stream, stages=stages, rates=rates, until=from_step, component=component, above=above
+    )
 
 
 __all__ = ["Stage", "Stages", "StagesState", "hard", "stage_at"]
