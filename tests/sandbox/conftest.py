@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -128,3 +133,106 @@ def portable_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     subprocess.run(["chmod", "-R", "a+rX", str(home)], check=True)
     yield home
     shutil.rmtree(home)
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """A Docker daemon that answers."""
+
+    host: str
+    """As in `DOCKER_HOST`."""
+
+    def docker(self, *arguments: str, check: bool = True) -> str:
+        """Run the docker command and return what it prints."""
+        done = subprocess.run(
+            ["docker", f"--host={self.host}", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert not check or done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+
+@contextlib.contextmanager
+def running_daemon() -> Iterator[Daemon]:
+    """A daemon with all its data in a temporary folder, gone afterwards; skips where none can run."""
+    missing = [name for name in ("docker", "dockerd") if shutil.which(name) is None]
+    if missing or os.geteuid() != 0:
+        pytest.skip(f"no Docker daemon can be started: {', '.join(missing) or 'not root'}")
+    home = Path(tempfile.mkdtemp(prefix="agentrl-dockerd-"))
+    daemon = Daemon(f"unix://{home}/sock")
+    with (home / "log").open("wb") as log:
+        process = subprocess.Popen(
+            ["dockerd", f"--data-root={home}/data", f"--exec-root={home}/exec",
+             f"--pidfile={home}/pid", f"--host={daemon.host}", "--iptables=false",
+             "--ip6tables=false", "--bridge=none"],
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+        )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 60
+        while not daemon.docker("version", "--format", "{{.Server.Version}}", check=False):
+            if process.poll() is not None or time.monotonic() > deadline:
+                pytest.skip("dockerd does not come up: " + (home / "log").read_text()[-500:])
+            time.sleep(0.2)
+        yield daemon
+    finally:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(30)
+        process.kill()
+        process.wait()
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def docker_daemon() -> Iterator[Daemon]:
+    """A Docker daemon for the whole session."""
+    with running_daemon() as daemon:
+        yield daemon
+
+
+IMAGE = "agentrl-sandbox-python"
+
+
+@pytest.fixture(scope="session")
+def docker_image(docker_daemon: Daemon, portable_python: Path) -> str:
+    """The name of an image with this Python, numpy and sympy, and nothing of ours."""
+    home = portable_python.parent.parent
+    settings = ("--change=ENV PATH=/opt/python/bin", "--change=ENV LD_LIBRARY_PATH=/opt/python/lib")
+    with subprocess.Popen(
+        ["docker", f"--host={docker_daemon.host}", "import", *settings, "-", IMAGE],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    ) as importer:
+        assert importer.stdin is not None
+        with tarfile.open(fileobj=importer.stdin, mode="w|", dereference=True) as tar:
+            tar.add(home, "opt/python")
+            for path in _libraries(home):
+                tar.add(path, path.lstrip("/"))
+            tmp = tarfile.TarInfo("tmp")
+            tmp.type, tmp.mode = tarfile.DIRTYPE, 0o1777
+            tar.addfile(tmp)
+        importer.stdin.close()
+    assert importer.returncode == 0
+    return IMAGE
+
+
+def _libraries(home: Path) -> set[str]:
+    """Shared libraries of the machine that an interpreter and its extensions need."""
+    programs = [str(home / "bin" / "python3"), *map(str, home.rglob("*.so*"))]
+    listing = subprocess.run(["ldd", *programs], capture_output=True, text=True, check=False)
+    found = re.findall(r"(?:=> |^\s)(/(?:usr/)?lib\S+)", listing.stdout, re.MULTILINE)
+    return {path for path in found if not path.startswith(str(home))}
+
+
+@pytest.fixture(scope="module")
+def docker_host(docker_daemon: Daemon) -> Iterator[Daemon]:
+    """The daemon, and `DOCKER_HOST` pointing at it."""
+    pytest.importorskip("docker")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DOCKER_HOST", docker_daemon.host)
+        patch.setenv("AGENTRL_TEST_SECRET", SECRET)
+        yield docker_daemon

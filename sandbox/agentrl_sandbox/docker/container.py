@@ -95,7 +95,7 @@ class Container:
     async def ask(
         self,
         op: wire.Op,
-        session: int,
+        session: int = 0,
         *,
         code: str = "",
         timeout_s: float = 0.0,

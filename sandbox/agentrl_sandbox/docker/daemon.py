@@ -36,9 +36,10 @@ class Box:
 class Daemon:
     """A connection to the daemon that `DOCKER_HOST` names, or to the one of this machine."""
 
-    def __init__(self, api: Any, info: dict[str, Any]) -> None:
+    def __init__(self, api: Any, where: str, info: dict[str, Any]) -> None:
         # The SDK has no types worth the name: it is `docker.APIClient`.
         self._api = api
+        self._where = where
         self._owner = Owner.me()
         self.runtimes: frozenset[str] = frozenset(info.get("Runtimes") or {})
         """Names of the container runtimes that it knows."""
@@ -61,6 +62,7 @@ class Daemon:
                 "tcp:// address (over ssh: ssh -L ./docker.sock:/var/run/docker.sock HOST)"
             )
         try:
+            _knock(where)
             api: Any = docker.APIClient(base_url=where, version="auto", timeout=_CALL_S)
             info = api.info()
         except _errors() as error:
@@ -68,18 +70,23 @@ class Daemon:
                 f"no Docker daemon answers at {where} ({_words(error)}): start it with "
                 "`sudo systemctl start docker` (or run `dockerd`), or set DOCKER_HOST"
             ) from error
-        return cls(api, info)
+        return cls(api, where, info)
 
     def close(self) -> None:
         """Give back the connections."""
         self._api.close()
+
+    def _sdk(self) -> Any:
+        """The SDK's client, for one call. Raises OSError when the daemon is gone."""
+        _knock(self._where)
+        return self._api
 
     def check_image(self, image: str, how_to_get: str) -> None:
         """Raises SandboxUnavailable when the daemon does not have it."""
         from docker.errors import ImageNotFound
 
         try:
-            self._api.inspect_image(image)
+            self._sdk().inspect_image(image)
         except ImageNotFound as error:
             raise SandboxUnavailable(f"there is no image {image!r}: {how_to_get}") from error
         except _errors() as error:
@@ -94,7 +101,7 @@ class Daemon:
             self.remove(name)
             raise SandboxError(f"no container could be made: {_words(error)}") from error
         try:
-            self._api.start(name)
+            self._sdk().start(name)
         except _errors() as error:
             channel.close()
             self.remove(name)
@@ -122,7 +129,7 @@ class Daemon:
             auto_remove=True,
             runtime=box.runtime,
         )
-        self._api.create_container(
+        self._sdk().create_container(
             box.image,
             entrypoint=[box.python, "-I", "-c", bundle.PROGRAM],
             command=[],
@@ -140,7 +147,7 @@ class Daemon:
 
     def _attach(self, name: str) -> socket.socket:
         params = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
-        wrapped = self._api.attach_socket(name, params)
+        wrapped = self._sdk().attach_socket(name, params)
         try:
             channel = socket.socket(fileno=os.dup(wrapped.fileno()))
         finally:
@@ -152,11 +159,11 @@ class Daemon:
     def remove(self, name: str) -> None:
         """Kill it and wait until it is removed; gone already is as good. Never raises."""
         with contextlib.suppress(*_errors()):
-            self._api.remove_container(name, force=True, v=True)
+            self._sdk().remove_container(name, force=True, v=True)
         deadline = time.monotonic() + _GONE_S
         with contextlib.suppress(*_errors()):
             while time.monotonic() < deadline:
-                self._api.inspect_container(name)
+                self._sdk().inspect_container(name)
                 time.sleep(0.02)
 
     def sweep(self) -> int:
@@ -166,7 +173,7 @@ class Daemon:
         """
         found: list[dict[str, Any]] = []
         with contextlib.suppress(*_errors()):
-            found = self._api.containers(all=True, filters={"label": MARK})
+            found = self._sdk().containers(all=True, filters={"label": MARK})
         stale = [entry["Id"] for entry in found if _is_stale(entry)]
         for name in stale:
             self.remove(name)
@@ -177,6 +184,14 @@ def _is_stale(entry: dict[str, Any]) -> bool:
     owner = Owner.from_labels(entry.get("Labels") or {})
     gone = owner.is_gone() if owner is not None else None
     return entry.get("State") not in ("running", "created") if gone is None else gone
+
+
+def _knock(where: str) -> None:
+    """Connect and hang up: the SDK leaves a socket behind for every refusal. Raises OSError."""
+    if where.startswith("unix://"):
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(_CALL_S)
+            probe.connect(where.removeprefix("unix://"))
 
 
 def _errors() -> tuple[type[Exception], ...]:

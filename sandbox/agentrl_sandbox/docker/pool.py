@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
-from typing import cast
+from typing import TypeVar, cast
 
 from agentrl.errors import SandboxError, SandboxUnavailable, UserError
 from agentrl.sandbox import ExecResult, IsolationLevel, PoolStatistics, SandboxLimits
+from agentrl_sandbox.counts import Counts
 from agentrl_sandbox.docker import wire
 from agentrl_sandbox.docker.container import Container
 from agentrl_sandbox.docker.daemon import Box, Daemon
@@ -22,7 +24,6 @@ from agentrl_sandbox.docker.session import (
     to_result,
 )
 from agentrl_sandbox.slots import Slots
-from agentrl_sandbox.tally import Tally
 
 IMAGE = "agentrl-sandbox"
 _GVISOR = "runsc"
@@ -38,6 +39,8 @@ _THREADS = 64
 _SHARE = 0.8
 """Of the machine's memory that one container may take at most."""
 
+T = TypeVar("T")
+
 _log = logging.getLogger("agentrl.sandbox.docker")
 
 
@@ -48,7 +51,7 @@ class DockerPool:
     `python`: the interpreter's name or path in the image.
     `sessions_per_container`: fewer keep sessions further apart, at about half a second and 60 MB
     for each container.
-    `max_wait_s`: how long `acquire` waits for a slot.
+    `wait_s`: how long `acquire` waits for a slot.
     """
 
     def __init__(
@@ -60,16 +63,16 @@ class DockerPool:
         python: str = "python3",
         max_sessions: int = 64,
         sessions_per_container: int = 16,
-        max_wait_s: float = 300.0,
+        wait_s: float = 600.0,
     ) -> None:
-        if max_sessions < 1 or sessions_per_container < 1:
-            raise UserError("max_sessions and sessions_per_container must be at least 1")
+        if sessions_per_container < 1:
+            raise UserError("sessions_per_container must be at least 1")
         self._limits = limits
         self._least: IsolationLevel = min_isolation
         self._image = image
         self._python = python
-        self._tally = Tally()
-        self._slots = Slots(max_sessions, max_wait_s, self._tally)
+        self._counts = Counts()
+        self._slots = Slots(max_sessions, wait_s, self._counts)
         self._per_container = min(sessions_per_container, max_sessions)
         self._daemon: Daemon | None = None
         self._level: IsolationLevel = "none"
@@ -77,7 +80,7 @@ class DockerPool:
         self._choosing = asyncio.Lock()
         self._sessions: set[DockerSession] = set()
         self._next = 0
-        self._terms = Terms(self._place, self._leave, self._tally, self._release)
+        self._terms = Terms(self._place, self._leave, self._counts, self._release)
 
     @property
     def isolation(self) -> IsolationLevel:
@@ -123,7 +126,8 @@ class DockerPool:
         )
         order: wire.Order = {
             "limits": cast("wire.Limits", asdict(limits)),
-            "max_sessions": places,
+            # Interpreters that are still being buried need places too.
+            "max_sessions": 2 * places,
             "min_isolation": self._least,
         }
         return await Container.start(daemon, box, order)
@@ -132,38 +136,43 @@ class DockerPool:
         """Lease a fresh interpreter, waiting for a slot if all are taken. Raises SandboxError."""
         if self._daemon is None:
             raise SandboxError("the sandbox pool is not open")
+        asked = time.monotonic()
         await self._slots.take()
         try:
-            session = DockerSession(self._terms, await self._place())
+            place = await self._place()
         except BaseException:
             self._slots.give_back()
             raise
+        session = DockerSession(self._terms, place, time.monotonic() - asked)
         self._sessions.add(session)
         return session
 
     async def run_once(self, code: str, *, timeout_s: float) -> ExecResult:
-        """Run code in a fresh interpreter that is then thrown away: one message each way.
-
-        Raises SandboxError.
-        """
+        """Run code in an interpreter of its own, one message each way; see `OneShot`."""
         asked = time.monotonic()
         await self._slots.take()
         try:
-            container = await self._chosen()
+            container = await self._persistently(self._chosen)
             try:
-                if (refusal := refused(code, container)) is not None:
-                    return refusal
-                queue_s = time.monotonic() - asked
-                answer = await container.ask(
-                    "once", 0, code=code, timeout_s=timeout_s, deadline_s=timeout_s + SLACK_S
-                )
+                result = await self._once(container, code, timeout_s, asked)
             finally:
                 container.sessions -= 1
         finally:
             self._slots.give_back()
-        result = to_result(answer, queue_s)
-        self._tally.count(result)
+        self._counts.ended(result)
         return result
+
+    async def _once(
+        self, container: Container, code: str, timeout_s: float, asked: float
+    ) -> ExecResult:
+        if (refusal := refused(code, container)) is not None:
+            return refusal
+        self._counts.began()
+        queue_s = time.monotonic() - asked
+        answer = await container.ask(
+            "once", code=code, timeout_s=timeout_s, deadline_s=timeout_s + SLACK_S
+        )
+        return to_result(answer, queue_s)
 
     def _release(self, session: DockerSession) -> None:
         self._sessions.discard(session)
@@ -171,25 +180,27 @@ class DockerPool:
 
     async def _place(self) -> Place:
         """A fresh interpreter, in another container if one fails. Raises SandboxError."""
-        for attempt in range(1, _ATTEMPTS + 1):
+        return await self._persistently(self._placed)
+
+    async def _persistently(self, act: Callable[[], Awaitable[T]]) -> T:
+        for attempt in range(1, _ATTEMPTS):
             try:
-                return await self._placed()
+                return await act()
             except SandboxError as error:
-                if attempt == _ATTEMPTS or self._daemon is None:
-                    raise
-                _log.warning("no interpreter in a container (attempt %d): %s", attempt, error)
+                _log.warning("attempt %d of %d failed: %s", attempt, _ATTEMPTS, error)
                 await asyncio.sleep(_PAUSE_S * attempt)
-        raise AssertionError
+        return await act()
 
     async def _placed(self) -> Place:
         container = await self._chosen()
-        number, self._next = self._next, self._next + 1
+        place = Place(container, self._next)
+        self._next += 1
         try:
-            await container.ask("acquire", number, deadline_s=_PLACE_S)
+            await container.ask("acquire", place.number, deadline_s=_PLACE_S)
         except BaseException:
             container.sessions -= 1
             raise
-        return Place(container, number)
+        return place
 
     async def _chosen(self) -> Container:
         """The container with the most room, a place in it taken; a new one when all are full."""
@@ -232,7 +243,7 @@ class DockerPool:
 
     def statistics(self) -> PoolStatistics:
         """Counts for metrics."""
-        return self._tally.statistics(open_sessions=len(self._sessions))
+        return self._slots.statistics(open_sessions=len(self._sessions))
 
 
 def _how_to_get(image: str) -> str:

@@ -10,9 +10,9 @@ from typing import Any
 
 from agentrl.errors import SandboxError
 from agentrl.sandbox import ExecResult
+from agentrl_sandbox.counts import Counts
 from agentrl_sandbox.docker import wire
 from agentrl_sandbox.docker.container import Container
-from agentrl_sandbox.tally import Tally
 
 SLACK_S = 15.0
 """For the relay to interrupt, kill and bury, before the container itself is killed."""
@@ -36,8 +36,7 @@ class Terms:
     """Makes a fresh interpreter; raises SandboxError."""
     leave: Callable[[Place], Awaitable[None]]
     """Ends one; never raises."""
-    tally: Tally
-    """The pool's counts."""
+    counts: Counts
     released: Callable[[DockerSession], None]
     """Gives the slot back; called once."""
 
@@ -45,24 +44,28 @@ class Terms:
 class DockerSession:
     """The `Sandbox` of this back end; made by a pool's `acquire`."""
 
-    def __init__(self, terms: Terms, place: Place) -> None:
+    def __init__(self, terms: Terms, place: Place, waited_s: float) -> None:
         self._terms = terms
         self._place: Place | None = place
         self._lock = asyncio.Lock()
         self._closed = False
+        self._waited_s = waited_s
 
     async def run(self, code: str, *, timeout_s: float) -> ExecResult:
         """Execute `code`; see the contract. `timeout_s` is seconds of wall time.
 
         The deadline is kept inside the container, as `local` keeps it; if the container does not
-        answer `SLACK_S` later it is killed. Raises SandboxError when the container was lost.
+        answer `SLACK_S` later it is killed. The first run's `queue_s` holds the wait for the lease too.
+        Raises SandboxError when the container was lost.
         """
         asked = time.monotonic()
         async with self._lock:
             place = await self._live_place()
             if (refusal := refused(code, place.container)) is not None:
                 return refusal
-            queue_s = time.monotonic() - asked
+            queue_s = time.monotonic() - asked + self._waited_s
+            self._waited_s = 0.0
+            self._terms.counts.began()
             place.runs += 1
             answer = await place.container.ask(
                 "run",
@@ -72,7 +75,9 @@ class DockerSession:
                 deadline_s=timeout_s + SLACK_S,
             )
         result = to_result(answer, queue_s)
-        self._terms.tally.count(result)
+        if result.state_lost:
+            self._terms.counts.replaced()
+        self._terms.counts.ended(result)
         return result
 
     async def _live_place(self) -> Place:
@@ -81,7 +86,7 @@ class DockerSession:
         place = self._place
         if place is not None and place.container.lost:
             self._place = None
-            self._terms.tally.restarts += 1
+            self._terms.counts.replaced()
             await self._terms.leave(place)
             if place.runs:
                 raise SandboxError("the container was lost, and all state with it")
