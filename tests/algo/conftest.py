@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -54,6 +55,33 @@ def build(
     )
 
 
+def observing(batch: Batch, places: Sequence[tuple[int, int]]) -> Batch:
+    """Trained tokens at (row, column) become observations; lengths and counts follow."""
+    mask, origins = batch.mask.clone(), batch.origins.clone()
+    for row, column in places:
+        assert mask[row, column]
+        mask[row, column] = False
+        origins[row, column] = int(Origin.OBSERVATION)
+    return recounted(replace(batch, mask=mask, origins=origins))
+
+
+def recounted(batch: Batch) -> Batch:
+    """Lengths and counts from mask and origins."""
+    written = (batch.origins == int(Origin.MODEL)) | (batch.origins == int(Origin.FORCED))
+    same = (batch.trajectory_index[:, None] == batch.trajectory_index[None]).long()
+    return replace(batch, lengths=same @ written.sum(1), trained=same @ batch.mask.sum(1)).recount()
+
+
 @pytest.fixture
 def make() -> Make:
     return build
+
+
+@pytest.fixture
+def observe() -> Callable[[Batch, Sequence[tuple[int, int]]], Batch]:
+    return observing
+
+
+@pytest.fixture
+def recount() -> Callable[[Batch], Batch]:
+    return recounted
