@@ -24,11 +24,12 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: KLEstimator) 
 
     Schulman, "Approximating KL divergence" (2020): with x = logp - ref, k1 = x, k2 = x^2 / 2,
     k3 = exp(-x) + x - 1; `abs` = |x|. `k3+` has k3's value and k2's gradient, the one that is the
-    gradient of the reverse KL. x is clamped to +-20 and k3 to +-10, as in verl.
+    gradient of the reverse KL. In k3, x is clamped to +-20 and the result to +-10, as in verl: there
+    a hopeless token has no gradient.
 
     k1 is for rewards: as a loss its expected gradient is zero.
     """
-    x = (logprobs - ref_logprobs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    x = logprobs - ref_logprobs
     if estimator == "k1":
         return x
     if estimator == "abs":
@@ -36,15 +37,16 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: KLEstimator) 
     k2 = x.square() / 2
     if estimator == "k2":
         return k2
-    k3 = (torch.exp(-x) + x - 1).clamp(-10, 10)
+    near = x.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    k3 = (torch.exp(-near) + near - 1).clamp(-10, 10)
     return k3 if estimator == "k3" else k2 - k2.detach() + k3.detach()
 
 
 def adapted(coef: float, kl: float, target: float, n: float, horizon: float) -> float:
     """The coefficient after a step whose mean KL was `kl`, over `n` trajectories.
 
-    coef (1 + clip(kl / target - 1, -0.2, 0.2) n / horizon): Ziegler et al., 1909.08593, section
-    2.2, with verl's error, which is relative to the target.
+    coef (1 + clip(kl / target - 1, -0.2, 0.2) n / horizon): Ziegler et al., 1909.08593,
+    section 2.2, whose gain is n / horizon here, as in verl.
     """
     error = min(max(kl / target - 1, -0.2), 0.2)
     return coef * (1 + error * n / horizon)

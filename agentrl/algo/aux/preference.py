@@ -24,8 +24,7 @@ from agentrl.points import Ctx, Need
 
 @dataclass(frozen=True, slots=True)
 class REDI:
-    """-logp(y_w) / |y_w| + alpha logp(y_l) / |y_l|, mean over pairs, no reference (2505.24850,
-    equation 5).
+    """-logp(y_w) / |y_w| + alpha logp(y_l) / |y_l|, mean over pairs, no reference (2505.24850).
 
     Best against worst of each group whose rewards differ. The paper trains on stored pairs.
     """
@@ -121,7 +120,7 @@ class DPO:
 def _pair_weights(output: ForwardOutput, batch: Batch) -> Tensor:
     if output.weights is None:
         raise ValueError("a preference term needs its weights over the whole batch")
-    return output.weights.to(batch.mask.device)
+    return output.weights
 
 
 __all__ = ["DPO", "REDI"]

@@ -26,7 +26,7 @@ def row_log_ratios(
 
 @dataclass(frozen=True, slots=True)
 class SequenceRatio:
-    """PPO's clip on pi(y) / pi_old(y), a row as one action (AdaptThink, 2505.13417, equation 7).
+    """PPO's clip on pi(y) / pi_old(y), a row as one action (AdaptThink, 2505.13417, section 4).
 
     Every token of the row carries the row's loss, so aggregate with `seq-mean-token-mean`: that is
     the papers' plain mean over sequences. A trajectory of several rows has one ratio per row, each
