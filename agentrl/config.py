@@ -7,15 +7,13 @@ the command line become this tree is `agentrl.compose`.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agentrl.errors import UserError
-from agentrl.suggest import did_you_mean
+from agentrl.explained import explained
 
 
 class Node(BaseModel):
@@ -294,41 +292,3 @@ def validated(tree: Mapping[str, Any]) -> RunConfig:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
         raise UserError(explained(error, RunConfig)) from None
-
-
-def explained(
-    error: ValidationError, model: type[BaseModel], prefix: str = "", extra: tuple[str, ...] = ()
-) -> str:
-    """One sentence on the first mistake in a tree that should have been a `model`.
-
-    prefix: where the tree stands in the whole configuration. extra: keys known beside the model's.
-    """
-    first = error.errors()[0]
-    place = [str(part) for part in first["loc"]]
-    key = ".".join([prefix, *place] if prefix else place)
-    if first["type"] == "extra_forbidden":
-        known = (*_fields_at(model, place[:-1]), *extra)
-        return f"unknown key {key!r}{did_you_mean(place[-1], known)}"
-    if first["type"] == "missing":
-        return f"{key} is required; give {key}=..."
-    return f"{key}: {first['msg'].lower()}, got {first['input']!r}"
-
-
-def _fields_at(model: type[BaseModel], place: list[str]) -> tuple[str, ...]:
-    for part in place:
-        field = model.model_fields.get(part)
-        annotation = field.annotation if field is not None else None
-        if not (inspect.isclass(annotation) and issubclass(annotation, BaseModel)):
-            return ()
-        model = annotation
-    return tuple(model.model_fields)
-
-
-def run_folder_model(path: str) -> Path | None:
-    """The newest checkpoint's model folder when `path` is a run folder, else None."""
-    folder = Path(path) / "checkpoints"
-    for name in ("best", "latest"):
-        pointer = folder / name
-        if pointer.is_file():
-            return folder / pointer.read_text().strip() / "model"
-    return None

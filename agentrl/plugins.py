@@ -9,8 +9,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from agentrl.config import Plugin, explained
+from agentrl.config import Plugin
 from agentrl.errors import UserError
+from agentrl.explained import explained
 from agentrl.registry import resolve
 
 HOST_ARGUMENTS = frozenset(

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
+from pydantic import TypeAdapter
 
 from agentrl.cli.words import json_option, words_argument
 from agentrl.errors import SetupError, UserError
@@ -43,24 +44,43 @@ def command(kind: str, name: str, words: tuple[str, ...], no_sandbox: bool, as_j
 
     chosen = [f"{kind}={name}"] if kind != "tool" else []
     config = compose([*chosen, *words])
-    results = asyncio.run(_results(kind, name, config, real=not no_sandbox))
-    for result in results:
-        click.echo(json.dumps(asdict(result)) if as_json else _line(result))
+    if kind == "sandbox":
+        results = asyncio.run(_sandbox(config, as_json=as_json))
+    else:
+        results = asyncio.run(_results(kind, name, config, real=not no_sandbox))
+        for result in results:
+            _show(result, as_json)
     failed = sum(not result.ok for result in results)
     if not as_json:
-        click.echo(f"{len(results) - failed} of {len(results)} checks hold")
+        click.echo(_sum(results))
     if failed:
         raise click.exceptions.Exit(4)
 
 
+def _show(result: CheckResult, as_json: bool) -> None:
+    click.echo(json.dumps(asdict(result)) if as_json else _line(result))
+
+
 def _line(result: CheckResult) -> str:
     mark = click.style("ok  ", fg="green") if result.ok else click.style("FAIL", fg="red")
+    if result.kind == "known leak":
+        mark = click.style("leak", fg="yellow")
+    elif result.kind == "skipped":
+        mark = click.style("skip", fg="cyan")
     return f"{mark}  {result.name}" + (f"  ({result.detail})" if result.detail else "")
 
 
+def _sum(results: Sequence[CheckResult]) -> str:
+    held = sum(result.ok and result.kind == "check" for result in results)
+    parts = [f"{held} of {len(results)} checks hold"]
+    for kind, plural in (("known leak", "known leaks"), ("skipped", "skipped")):
+        count = sum(result.kind == kind for result in results)
+        if count:
+            parts.append(f"{count} {kind if count == 1 else plural}")
+    return ", ".join(parts)
+
+
 async def _results(kind: str, name: str, config: RunConfig, *, real: bool) -> Sequence[CheckResult]:
-    if kind == "sandbox":
-        return await _sandbox(config)
     if kind == "engine":
         return await _engine(config)
     async with AsyncExitStack() as stack:
@@ -101,16 +121,26 @@ async def _env(config: RunConfig, pool: SandboxPool | None) -> Sequence[CheckRes
     return await check_env(make_env, tasks=tasks, pool=pool, max_turns=config.env.max_turns)
 
 
-async def _sandbox(config: RunConfig) -> Sequence[CheckResult]:
+async def _sandbox(config: RunConfig, *, as_json: bool) -> Sequence[CheckResult]:
+    """Shows each result when it is known, in whatever order the cases end."""
     from agentrl.plugins import maker
+    from agentrl.sandbox import SandboxLimits
     from agentrl.testing import check_sandbox
 
-    return await check_sandbox(maker("sandbox", config.sandbox))
+    given = config.sandbox.given.get("limits")
+    limits = TypeAdapter(SandboxLimits).validate_python({} if given is None else given)
+    return await check_sandbox(
+        maker("sandbox", config.sandbox),
+        name=config.sandbox.name,
+        limits=limits,
+        told=lambda result: _show(result, as_json),
+    )
 
 
 async def _engine(config: RunConfig) -> Sequence[CheckResult]:
+    from agentrl.model_path import model_path
     from agentrl.testing import check_engine
-    from agentrl.train.setup import env_factory, make_engine, model_path, open_chat
+    from agentrl.train.setup import env_factory, make_engine, open_chat
     from agentrl.transcript import ids_array
 
     env = env_factory(config.env)()

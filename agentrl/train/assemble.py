@@ -9,6 +9,7 @@ from pathlib import Path
 
 from agentrl.algo.offpolicy import Correction
 from agentrl.config import Plugin, RunConfig
+from agentrl.model_path import model_path
 from agentrl.plugins import build
 from agentrl.points import AuxTerm, Scorer, Services, TaskSource
 from agentrl.rollout.loop import Episodes, Parts
@@ -47,7 +48,7 @@ def assemble(
         source.restore(state.source)
         keep_until(folder.metrics, state.step)
         keep_until(folder.trajectories, state.step)
-    engine = setup.make_engine(config, chat, setup.model_path(config.model.path))
+    engine = setup.make_engine(config, chat, model_path(config.model.path))
     parts = setup.make_parts(config, chat, make_env, engine, config.rollout.temperature)
     method = make_method(config, source, parts, LearnerScorer(learner))
     check_demands(config, env, called(update, method))
@@ -106,7 +107,7 @@ def make_learner(config: RunConfig) -> Learner:
     return build(
         "learner",
         own,
-        model=setup.model_path(config.model.path),
+        model=model_path(config.model.path),
         dtype=config.model.dtype,
         seed=config.seed,
         lr=own.lr,

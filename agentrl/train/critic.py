@@ -7,16 +7,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from agentrl.algo.types import Batch
 from agentrl.algo.value_loss import value_losses
 from agentrl.errors import UserError
+from agentrl.model_path import model_path
 from agentrl.train.causal_lm import CausalLM
 from agentrl.train.optimizer import AdamWOptions, NamedAdamW
 
@@ -65,52 +67,74 @@ def teach(values: Tensor, batch: Batch, clip: float | None) -> Tensor:
     return losses.masked_fill(~batch.mask, 0.0).sum() / max(batch.n_tokens, 1)
 
 
-class SeparateCritic:
-    """A causal LM whose value head is trained by itself."""
+class Critic:
+    """The value of states, by a head on the policy or on a causal LM of its own."""
 
     def __init__(
-        self, lm: CausalLM, options: CriticOptions, optimizer: AdamWOptions, micro_tokens: int
+        self,
+        options: CriticOptions,
+        policy: CausalLM,
+        load: Callable[[str | Path], CausalLM],
+        optimizer: AdamWOptions,
+        micro_tokens: int,
     ) -> None:
-        """`lm` is taken over and given a value head; `optimizer` is the learner's, but for lr."""
-        self.lm = lm
-        self._options, self._micro_tokens = options, micro_tokens
-        self._head: nn.Linear = lm.add_value_head()
-        lr = optimizer.lr if options.lr is None else options.lr
-        self._optimizer = NamedAdamW(lm.named_parameters(), replace(optimizer, lr=lr))
+        """`load` makes a separate trunk, `optimizer` is the learner's, whose lr it may replace."""
+        self.options = options
+        self._micro_tokens = micro_tokens
+        self.shared = options.trunk == "shared"
+        path = policy.path if options.path is None else model_path(options.path)
+        self.lm = policy if self.shared else load(path)
+        """The model whose value head this is."""
+        self._head = self.lm.add_value_head()
+        self._optimizer: NamedAdamW | None = None
+        if not self.shared:
+            lr = optimizer.lr if options.lr is None else options.lr
+            self._optimizer = NamedAdamW(self.lm.named_parameters(), replace(optimizer, lr=lr))
 
-    def update(self, batch: Batch) -> Mapping[str, float]:
-        """One pass over the batch in `minibatches` steps; metrics of the critic."""
+    def taught(self, batch: Batch) -> dict[str, float]:
+        """Metrics of the critic after an update of `batch`: a separate trunk's is made here."""
+        if batch.values is None or batch.returns is None:
+            return {}
+        explained = explained_variance(batch.values[batch.mask], batch.returns[batch.mask])
+        metrics = {"critic/explained_variance": explained}
+        if self._optimizer is not None and batch.n_tokens:
+            metrics.update(self._update(batch, self._optimizer))
+        return metrics
+
+    def _update(self, batch: Batch, optimizer: NamedAdamW) -> Mapping[str, float]:
+        """One pass over the batch in `minibatches` steps."""
         total, norms = 0.0, list[float]()
-        parts = [part.batch for part in batch.minibatches(self._options.minibatches)]
+        parts = [part.batch for part in batch.minibatches(self.options.minibatches)]
         for part in parts:
             for micro in part.micro_batches(self._micro_tokens):
                 own = micro.batch.to(self.lm.device)
-                share = teach(self.lm.values(own, own.mask), own, self._options.clip)
+                share = teach(self.lm.values(own, own.mask), own, self.options.clip)
                 share.backward()  # pyright: ignore[reportUnknownMemberType] (untyped in torch)
                 total += float(share.detach())
-            norms.append(self._optimizer.step()[0])
+            norms.append(optimizer.step()[0])
         return {
             "critic/loss": total / len(parts),
             "critic/grad_norm": sum(norms) / len(norms),
-            "critic/lr": self._optimizer.lr,
+            "critic/lr": optimizer.lr,
         }
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that decides its next update, live."""
-        own = {f"model.{name}": value for name, value in self.lm.tensors().items()}
+        """What a checkpoint holds of it beside the policy, live."""
         head = {f"head.{name}": value for name, value in self._head.state_dict().items()}
+        if self._optimizer is None:
+            return head
+        own = {f"model.{name}": value for name, value in self.lm.tensors().items()}
         moments = {f"optimizer.{name}": v for name, v in self._optimizer.tensors().items()}
         return {**own, **head, **moments, "n_steps": torch.tensor(self._optimizer.n_steps)}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from what `tensors` gave. Raises UserError when it is of another model."""
-        self.lm.assign(under("model", tensors))
         self._head.load_state_dict(under("head", tensors))
-        self._optimizer.restore(
-            under("optimizer", tensors),
-            n_steps=int(tensors["n_steps"]),
-            base_lr=self._optimizer.base_lr,
-        )
+        if self._optimizer is None:
+            return
+        self.lm.assign(under("model", tensors))
+        n_steps, lr = int(tensors["n_steps"]), self._optimizer.base_lr
+        self._optimizer.restore(under("optimizer", tensors), n_steps=n_steps, base_lr=lr)
 
 
 def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -127,4 +151,4 @@ def explained_variance(values: Tensor, returns: Tensor) -> float:
     return 1 - float((returns - values).var(correction=0)) / spread
 
 
-__all__ = ["CriticOptions", "SeparateCritic", "explained_variance", "teach", "under"]
+__all__ = ["Critic", "CriticOptions", "explained_variance", "teach", "under"]

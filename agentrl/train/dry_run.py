@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from agentrl.config import RunConfig
 from agentrl.errors import SetupError, UserError
+from agentrl.model_path import model_path
 from agentrl.rollout.loop import Episodes, Parts, Seeds, run_episode
 from agentrl.train import setup
 from agentrl.train.assemble import called, make_method, make_update
@@ -53,7 +54,7 @@ def dry_run(config: RunConfig) -> DryRun:
             raise
         tasks = ()
         notes.append(f"no task was read: {error}")
-    path = setup.model_path(config.model.path)
+    path = model_path(config.model.path)
     if not Path(path).is_dir():
         notes.append(
             f"{path} is not on this disk; its chat template, memory and one episode are checked "

@@ -41,10 +41,10 @@ class FrozenModels:
     @torch.no_grad()
     def move_reference(self, rate: float) -> None:
         """The reference becomes (1 - rate) policy + rate reference. Raises UserError without one."""
-        now = self._policy.tensors()
-        for name, tensor in self.of("ref").tensors().items():
-            if tensor.is_floating_point():
-                tensor.lerp_(now[name], 1 - rate)
+        # `parameters` gives tied weights once; moved under each name they would move twice.
+        reference = self.of("ref").model.parameters()
+        for old, new in zip(reference, self._policy.model.parameters(), strict=True):
+            old.lerp_(new, 1 - rate)
 
     def of(self, model: ScoredModel) -> CausalLM:
         """The model of that name. Raises UserError when it is not held."""

@@ -18,6 +18,7 @@ from agentrl.engine.scripted import ScriptedEngine
 from agentrl.errors import UserError
 from agentrl.evaluate.report import EvalReport, report
 from agentrl.evaluate.run import play
+from agentrl.model_path import model_path
 from agentrl.points import Ctx
 from agentrl.rollout.loop import Parts
 from agentrl.train import boundary, checkpoint, exam, loop, setup
@@ -102,7 +103,7 @@ def evaluate(config: RunConfig, *, sinks: Sequence[Sink], command: str) -> EvalR
     env = make_env()
     tasks = setup.eval_tasks(config, env)
     chat = setup.open_chat(config, env)
-    path = setup.model_path(config.model.path)
+    path = model_path(config.model.path)
     engine = setup.make_engine(config, chat, path, tasks)
     parts = setup.make_parts(config, chat, make_env, engine, config.eval.temperature)
     create(folder, config, command)

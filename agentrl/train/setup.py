@@ -9,19 +9,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from itertools import islice
-from pathlib import Path
 from typing import Any, cast
 
-import agentrl
 from agentrl.chat.base import Renderer, Tokenizer, ToolProtocol
 from agentrl.chat.doctor import renderer_for
 from agentrl.chat.tokenizers import load_tokenizer
-from agentrl.config import DataConfig, EnvConfig, Plugin, RunConfig, run_folder_model
+from agentrl.config import DataConfig, EnvConfig, Plugin, RunConfig
 from agentrl.data.stream import FileStream, GeneratedStream, TaskStream
 from agentrl.data.tasks import load_hub_tasks, load_tasks
 from agentrl.engine.base import Engine, Sampling
 from agentrl.env import Env, TaskGenerator
 from agentrl.errors import UserError
+from agentrl.model_path import model_path
 from agentrl.plugins import build, maker
 from agentrl.points import TaskSource
 from agentrl.registry import names, resolve
@@ -41,22 +40,6 @@ class Chat:
     tokenizer: Tokenizer
     renderer: Renderer
     protocol: ToolProtocol
-
-
-def model_path(path: str) -> str:
-    """Where the weights are: the shipped nano, a run folder's best checkpoint, a folder, a hub id.
-
-    Raises UserError when a path that looks local does not exist.
-    """
-    if path == "nano":
-        return str(Path(agentrl.__file__).parent / "_assets" / "nano")
-    inside = run_folder_model(path)
-    if inside is not None:
-        return str(inside)
-    local = path.startswith((".", "/", "~")) or path.count("/") > 1
-    if local and not Path(path).expanduser().is_dir():
-        raise UserError(f"there is no model folder {path}; give a folder, a run folder or a hub id")
-    return str(Path(path).expanduser()) if local else path
 
 
 def env_factory(config: EnvConfig) -> Callable[[], Env]:

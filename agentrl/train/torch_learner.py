@@ -17,10 +17,11 @@ from agentrl.algo.types import Batch
 from agentrl.engine.base import Bucket
 from agentrl.engine.device import chosen_device
 from agentrl.errors import RunFailed, UserError
+from agentrl.model_path import model_path
 from agentrl.points import AuxTerm, Ctx, PolicyLoss, ScoredModel
 from agentrl.train.buckets import buckets
 from agentrl.train.causal_lm import CausalLM, Precision
-from agentrl.train.critic import CriticOptions, SeparateCritic, explained_variance
+from agentrl.train.critic import Critic, CriticOptions
 from agentrl.train.frozen import FrozenModels
 from agentrl.train.learner_state import MODEL, LearnerState
 from agentrl.train.objective import DemoObjective, Loss, Objective, Step, summary
@@ -91,15 +92,14 @@ class TorchLearner:
             activation_checkpointing=activation_checkpointing,
         )
         self._lm = load(model)
-        self._critic: SeparateCritic | None = None
-        if critic is not None and critic.trunk == "shared":
-            self._lm.add_value_head()
-        elif critic is not None:
-            self._critic = SeparateCritic(load(critic.path or model), critic, options, micro_tokens)
-        self._critic_options = critic
+        self._critic: Critic | None = None
+        if critic is not None:
+            self._critic = Critic(critic, self._lm, load, options, micro_tokens)
         self._optimizer = NamedAdamW(self._lm.named_parameters(), options)
         self._scoring = Scoring(micro_tokens, deterministic)
-        self._frozen = FrozenModels(self._lm, None if teacher is None else load(teacher))
+        self._frozen = FrozenModels(
+            self._lm, None if teacher is None else load(model_path(teacher))
+        )
         self._version = 0
         self._updates = 0
         self._skipped = 0
@@ -149,10 +149,9 @@ class TorchLearner:
     def prepared(self, batch: Batch) -> Batch:
         """See `Learner.prepared`."""
         batch = self._frozen.prepared(batch, lambda lm, b: self._scoring.logprobs(lm, b, b.mask))
-        if self._critic_options is None or batch.values is not None:
+        if self._critic is None or batch.values is not None:
             return batch
-        lm = self._lm if self._critic is None else self._critic.lm
-        return replace(batch, values=self._scoring.values(lm, batch))
+        return replace(batch, values=self._scoring.values(self._critic.lm, batch))
 
     def update(
         self,
@@ -173,7 +172,8 @@ class TorchLearner:
         correction = correction or OFF
         lr = self.lr
         batch = self.prepared(batch)
-        warming = self._warming()
+        critic = self._critic
+        warming = critic is not None and self._updates < critic.options.warmup_updates
         parts = batch.minibatches(minibatches)
         if batch.old_logprobs is None and (len(parts) > 1 or correction.needs_whole(batch)):
             batch = replace(batch, old_logprobs=self.logprobs(batch))
@@ -187,18 +187,20 @@ class TorchLearner:
             ctx,
             TokenLog(self.version),
             score=self.logprobs,
-            critic=self._critic_options,
+            critic=critic.options if critic is not None and critic.shared else None,
             policy=not warming,
         )
         steps: list[Step] = []
-        if not (warming and self._critic is not None):
+        if not (warming and critic is not None and not critic.shared):
             for part in parts:
                 if part.batch.n_tokens:
                     objective.start(part.batch)
                     steps.append(self._step(part.batch, objective.wanted, objective))
         self._version += any(step.stepped for step in steps)
         self._updates += 1
-        metrics = objective.summary(len(steps)) | summary(steps) | self._taught(batch)
+        metrics = objective.summary(len(steps)) | summary(steps)
+        if critic is not None:
+            metrics |= critic.taught(batch)
         return metrics | {
             **rejections,
             "lr": lr,
@@ -206,20 +208,6 @@ class TorchLearner:
             "n_sequences": float(batch.n_sequences),
             "masked_rows": float(batch.n_masked_rows),
         }
-
-    def _warming(self) -> bool:
-        critic = self._critic_options
-        return critic is not None and self._updates < critic.warmup_updates
-
-    def _taught(self, batch: Batch) -> dict[str, float]:
-        """Metrics of the critic, a separate one's after its own update."""
-        if self._critic_options is None or batch.values is None or batch.returns is None:
-            return {}
-        explained = explained_variance(batch.values[batch.mask], batch.returns[batch.mask])
-        metrics = {"critic/explained_variance": explained}
-        if self._critic is not None and batch.n_tokens:
-            metrics.update(self._critic.update(batch))
-        return metrics
 
     def sft_update(self, batch: Batch, lr: float | None = None) -> Mapping[str, float]:
         """See `Learner.sft_update`. Scored at temperature 1, whatever the segments say."""
@@ -251,7 +239,7 @@ class TorchLearner:
             model=_copied(self._lm.tensors()),
             optimizer=_copied(self._optimizer.tensors()),
             reference=None if reference is None else _copied(reference.tensors()),
-            critic=_copied(self._critic_tensors()),
+            critic={} if self._critic is None else _copied(self._critic.tensors()),
             rng=torch.get_rng_state(),
             version=self._version,
             n_updates=self._updates,
@@ -270,17 +258,9 @@ class TorchLearner:
             self._frozen.of("ref").assign(dict(state.reference))
         if self._critic is not None:
             self._critic.restore(state.critic)
-        elif self._lm.value_head is not None:
-            self._lm.value_head.load_state_dict(dict(state.critic))
         torch.set_rng_state(state.rng)
         self._version, self._skipped = state.version, state.n_skipped
         self._updates = state.n_updates
-
-    def _critic_tensors(self) -> Mapping[str, Tensor]:
-        if self._critic is not None:
-            return self._critic.tensors()
-        head = self._lm.value_head
-        return {} if head is None else head.state_dict()
 
     def save(self, folder: Path) -> None:
         """See `Learner.save`."""

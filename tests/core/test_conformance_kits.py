@@ -184,7 +184,7 @@ async def test_a_sandbox_that_runs_nothing_fails_what_needs_running():
     wrong = names(await check_sandbox(lambda: FakePool(lambda _: "")))
     assert {
         "output is captured",
-        "an exception is an error",
+        "an exception is named",
         "state lives on, in its own session only",
     } <= wrong
     assert "nobody waits for input" in wrong

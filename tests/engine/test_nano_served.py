@@ -12,7 +12,7 @@ from agentrl.chat.tokenizers import load_tokenizer
 from agentrl.engine.base import Sampling
 from agentrl.engine.transformers import TransformersEngine
 from agentrl.engine.vllm import VllmEngine
-from agentrl.train.setup import model_path
+from agentrl.model_path import model_path
 from agentrl.types import Message
 
 QUESTIONS = ["37*84=?", "max(657,851)?", "reverse urrlf?", "k=245*373;k%409?"]

@@ -12,10 +12,11 @@ import pytest
 from agentrl.compose import compose
 from agentrl.config import RunConfig, validated
 from agentrl.errors import RunFailed, SetupError, UserError
+from agentrl.model_path import model_path
 from agentrl.points import Ctx
 from agentrl.train import checkpoint
 from agentrl.train.run import evaluate, sft, train
-from agentrl.train.setup import eval_tasks, model_path, train_source
+from agentrl.train.setup import eval_tasks, train_source
 from agentrl.trajectory_json import from_line
 
 Dice = Callable[..., RunConfig]
