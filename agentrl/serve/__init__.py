@@ -1,0 +1,1 @@
+"""Servers: what this machine can do, offered over HTTP."""
