@@ -14,7 +14,7 @@ from torch import Tensor
 
 from agentrl.algo.advantage import Outcome
 from agentrl.algo.loss import Aggregate, Clip
-from agentrl.algo.losses import CISPO, GPPO, GSPO, OREAL, Reinforce, SequenceRatio
+from agentrl.algo.losses import CISPO, GPPO, GSPO, OREAL, Reinforce, SequenceRatio, Shaped
 from agentrl.algo.types import Batch
 from agentrl.points import Ctx, PolicyLoss
 from agentrl.transcript import Origin
@@ -30,6 +30,7 @@ LOSSES: dict[str, PolicyLoss] = {
     "sequence_ratio": SequenceRatio(),
     "reinforce": Reinforce(),
     "oreal": OREAL(),
+    "shaped": Shaped(),
 }
 AGGREGATES = [
     Aggregate("token-mean"),
@@ -245,6 +246,7 @@ def test_both_forms_of_gspo_agree_where_a_rows_advantages_do(make: Make) -> None
         (Clip(low=1.0, high=1e6), Reinforce()),
         (GPPO(0.2, 0.28, low_scale=0.0, high_scale=0.0), Clip(0.2, 0.28)),
         (GPPO(low=1.0, high=1e6), Reinforce()),
+        (Shaped(0.2, 0.28), Clip(0.2, 0.28)),
     ],
 )
 def test_switched_off_they_are_another(make: Make, one: PolicyLoss, other: PolicyLoss) -> None:
@@ -255,7 +257,9 @@ def test_switched_off_they_are_another(make: Make, one: PolicyLoss, other: Polic
         torch.testing.assert_close(got[1], expected[1])
 
 
-@pytest.mark.parametrize("name", ["clip", "gppo", "cispo", "gspo", "gspo_token", "reinforce"])
+@pytest.mark.parametrize(
+    "name", ["clip", "gppo", "cispo", "gspo", "gspo_token", "reinforce", "shaped"]
+)
 def test_on_policy_all_have_the_policy_gradient(make: Make, name: str) -> None:
     """At rho = 1 the slope is -A times the token's weight, whatever the surrogate."""
     given = scene(make)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from agentrl.algo.loss import Aggregate, Clip
-from agentrl.algo.losses import CISPO, GPPO, GSPO, OREAL, Reinforce, SequenceRatio
+from agentrl.algo.losses import CISPO, GPPO, GSPO, OREAL, Reinforce, SequenceRatio, Shaped
 from agentrl.algo.losses.gspo import MAX_LOG_SEQUENCE_RATIO
 from agentrl.algo.types import Batch
 from agentrl.errors import UserError
@@ -151,6 +151,24 @@ def test_sequence_ratio(
     assert found.slopes == pytest.approx([slope, slope], abs=1e-4)
 
 
+@pytest.mark.parametrize("advantage", [1.0, -1.0])
+def test_certain_tokens_are_shaped(advantage: float) -> None:
+    """p = .2 counts .2 / .3 = .66667 with slope .1 * .2 / .3^2; a sampled token stays clipped."""
+    found = score(Shaped(), [math.log(0.2)], advantage, old=0.0, mean=False)
+    assert found.losses == pytest.approx([-advantage * 0.666667], abs=1e-6)
+    assert found.slopes == pytest.approx([-advantage * 0.222222], abs=1e-6)
+    assert found.metrics == {
+        "clip_high_share": 0,
+        "clip_low_share": 0,
+        "ppo_kl": 0,
+        "shaped_share": 1,
+    }
+    sampled = score(Shaped(), [math.log(1.5)], 1.0, mean=False)
+    assert sampled.losses == pytest.approx([-1.2])
+    assert sampled.metrics["clip_high_share"] == 1
+    assert sampled.metrics["shaped_share"] == 0
+
+
 def test_oreal_takes_one_mean_per_sign(make: Callable[..., Batch]) -> None:
     """3 tokens of a success and 1 of a failure, 4 in all: each side is a mean of its own."""
     batch = make([1, -1, 0], [0, 0, 1], lengths=[3, 1, 2])
@@ -277,6 +295,7 @@ def test_true_gradients_pass_finite_differences(loss: PolicyLoss) -> None:
         (lambda: GSPO(low=math.nan), "gspo"),
         (lambda: SequenceRatio(high=math.nan), "sequence_ratio"),
         (lambda: OREAL(negative=-0.5), "negative"),
+        (lambda: Shaped(gamma=0.0), "gamma"),
     ],
 )
 def test_bad_options_are_told(make_loss: Callable[[], object], message: str) -> None:

@@ -9,6 +9,7 @@
 | sequence_ratio | the same with the product of the token ratios | AdaptThink 2505.13417 |
 | reinforce | -A rho | ReLIFT 2506.07527, code |
 | oreal | -A for A > 0, -A rho / 2 otherwise | OREAL 2502.06781 |
+| shaped | clip's; -A gamma pi / (pi + gamma)^2 on tokens placed for certain | LUFFY 2504.14945 |
 """
 
 from __future__ import annotations
@@ -19,5 +20,6 @@ from agentrl.algo.losses.gspo import GSPO
 from agentrl.algo.losses.oreal import OREAL
 from agentrl.algo.losses.reinforce import Reinforce
 from agentrl.algo.losses.sequence_ratio import SequenceRatio
+from agentrl.algo.losses.shaped import Shaped
 
-__all__ = ["CISPO", "GPPO", "GSPO", "OREAL", "Reinforce", "SequenceRatio"]
+__all__ = ["CISPO", "GPPO", "GSPO", "OREAL", "Reinforce", "SequenceRatio", "Shaped"]
