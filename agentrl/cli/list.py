@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 from click.shell_completion import CompletionItem
@@ -13,6 +14,9 @@ from agentrl.errors import UserError
 from agentrl.registry import KINDS, Listed, listing
 from agentrl.suggest import did_you_mean
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
 
 def _complete(
     ctx: click.Context, param: click.Parameter, incomplete: str
@@ -20,7 +24,8 @@ def _complete(
     return [CompletionItem(kind) for kind in _KINDS if kind.startswith(incomplete)]
 
 
-_KINDS = (*KINDS, "recipe")
+RECIPE = "recipe"
+_KINDS = (*KINDS, RECIPE)
 
 
 @click.command("list")
@@ -29,13 +34,17 @@ _KINDS = (*KINDS, "recipe")
 def command(kind: str | None, as_json: bool) -> None:
     """Show plug-ins by kind, broken ones with their error.
 
-    KIND is env, tool, sandbox, engine, ..., or recipe; without it everything is shown.
+    KIND is env, tool, sandbox, engine, ...; without it everything is shown but recipes. `agentrl
+    list recipes` shows the published methods and which of the nine extension points each uses.
     """
     singular = kind[:-1] if kind and kind not in _KINDS and kind[:-1] in _KINDS else kind
     if singular is not None and singular not in _KINDS:
         raise UserError(f"there is no kind {kind!r} of plug-in{did_you_mean(singular, _KINDS)}")
-    chosen = _KINDS if singular is None else (singular,)
-    rows = [(one, row) for one in chosen for row in _rows(one)]
+    if singular == RECIPE:
+        _show_recipes(as_json)
+        return
+    chosen = tuple(KINDS) if singular is None else (singular,)
+    rows = [(one, row) for one in chosen for row in listing(one)]
     if as_json:
         for one, row in rows:
             click.echo(json.dumps({"kind": one, **asdict(row)}))
@@ -45,27 +54,7 @@ def command(kind: str | None, as_json: bool) -> None:
         click.echo(f"no {singular} is installed")
 
 
-def _rows(kind: str) -> tuple[Listed, ...]:
-    if kind != "recipe":
-        return listing(kind)
-    from agentrl.compose import config_root, group_names
-
-    folder = config_root() / "recipe"
-    return tuple(
-        Listed(
-            name, f"recipe/{name}.yaml", "-", _headline((folder / f"{name}.yaml").read_text()), None
-        )
-        for name in group_names("recipe")
-    )
-
-
-def _headline(text: str) -> str:
-    first = text.partition("\n")[0]
-    return first.lstrip("# ") if first.startswith("#") else ""
-
-
 def _table(rows: list[tuple[str, Listed]]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -76,6 +65,35 @@ def _table(rows: list[tuple[str, Listed]]) -> None:
     for kind, row in rows:
         told = Text(f"BROKEN: {row.error}", "red") if row.error else Text(row.summary)
         table.add_row(kind, Text(row.name, "cyan"), row.distribution, told)
+    _print(table)
+
+
+def _show_recipes(as_json: bool) -> None:
+    """Method x extension point."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from agentrl.cli.recipes import POINTS, recipes
+
+    found = list(recipes())
+    if as_json:
+        for recipe in found:
+            click.echo(json.dumps(asdict(recipe)))
+        return
+    used = [p for p in POINTS if any(p in recipe.points for recipe in found)]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("recipe", *used, "besides", "what it is"):
+        table.add_column(title, overflow="fold")
+    for recipe in found:
+        cells = [", ".join(recipe.points.get(point, ())) for point in used]
+        told = Text(f"BROKEN: {recipe.error}", "red") if recipe.error else Text(recipe.title)
+        table.add_row(Text(recipe.name, "cyan"), *cells, ", ".join(recipe.besides), told)
+    _print(table)
+
+
+def _print(table: Table) -> None:
+    from rich.console import Console
+
     console = Console()
     if not console.is_terminal:
         console.width = 1000  # a pipe has no width to fit: one line per plug-in

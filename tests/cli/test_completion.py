@@ -36,7 +36,7 @@ def test_bash_cuts_words_at_the_equals_sign():
 
 
 def test_keys_complete_with_an_equals_sign():
-    assert completions(["train"], "train.st") == ["train.steps="]
+    assert completions(["train"], "train.ste") == ["train.steps="]
     assert {"env=", "engine=", "eval.every="} <= set(completions(["train"], "e"))
     assert completions(["train"], "reci") == ["recipe="]
 
