@@ -60,7 +60,7 @@ def serve(
         )
     if max_body_mb < 1:
         raise UserError(f"max_body_mb must be at least 1, not {max_body_mb}")
-    listening = _listen(host, port)
+    listening = listen(host, port)
     with listening:
         said = _lines(listening, host, local=local, token=token is not None)
         asyncio.run(
@@ -127,10 +127,19 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; `port` 0 takes a free one. Raises UserError."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listening = socket.create_server((host, port), family=family, backlog=2048)
+        # Named as TCP, or asyncio would not know to send small answers at once.
+        listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind((host, port))
+            listening.listen(2048)
+        except BaseException:
+            listening.close()
+            raise
     except (OSError, OverflowError) as error:
         raise UserError(
             f"cannot listen on {host}:{port} ({error}); choose another --host or --port"
@@ -150,4 +159,4 @@ def _lines(listening: socket.socket, host: str, *, local: bool, token: bool) -> 
     return lines
 
 
-__all__ = ["TOKEN_ENV", "serve", "server_of"]
+__all__ = ["TOKEN_ENV", "listen", "serve", "server_of"]

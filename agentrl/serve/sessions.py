@@ -65,7 +65,8 @@ class Leases:
     async def run(self, name: str, number: int, code: str, timeout_s: float) -> ExecResult:
         """Run `code` as run `number` of a session, or repeat the answer to that number.
 
-        Raises BadRequest 404 for an unknown session and 409 for a number gone by; SandboxError.
+        Raises BadRequest: 404 for an unknown session, 409 for a number gone by, 500 when the box was
+        lost (which asking again does not mend).
         """
         lease = self._of(name)
         async with lease.lock:
@@ -80,7 +81,7 @@ class Leases:
                     lease.answer = error
             lease.used = time.monotonic()
             if isinstance(lease.answer, SandboxError):
-                raise lease.answer
+                raise BadRequest(str(lease.answer), 500)
             return lease.answer
 
     async def reset(self, name: str) -> None:

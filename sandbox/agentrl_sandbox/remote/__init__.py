@@ -1,0 +1,1 @@
+"""Sandboxes of another machine, over HTTP."""
