@@ -9,6 +9,7 @@ from agentrl.algo.ramp import Ramp, check_coef, value_at
 from agentrl.config import Plugin
 from agentrl.errors import UserError
 from agentrl.plugins import build
+from agentrl.points import AuxTerm, PolicyLoss
 
 
 def test_linear() -> None:
@@ -48,6 +49,37 @@ def test_a_configuration_writes_a_ramp_wherever_it_writes_a_number() -> None:
     assert build("aux", Plugin(name="redi", coef=node)) == REDI(ramp)  # type: ignore[call-arg]
     with pytest.raises(UserError, match="coef"):
         build("aux", Plugin(name="kl", coef={"start": 0.1}))  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    "name", ["clip", "gppo", "cispo", "gspo", "sequence_ratio", "reinforce", "oreal", "shaped"]
+)
+def test_losses_are_found_by_name(name: str) -> None:
+    assert isinstance(build("loss", Plugin(name=name)), PolicyLoss)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "adaptive_entropy",
+        "distill",
+        "dpo",
+        "echo",
+        "entropy",
+        "kl",
+        "redi",
+        "sft_positives",
+        "supervised",
+        "tea",
+    ],
+)
+def test_terms_are_found_by_name(name: str) -> None:
+    needed = {"kl": "coef", "entropy": "coef", "echo": "coef", "adaptive_entropy": "target"}
+    options = {needed[name]: 0.1} if name in needed else {}
+    assert isinstance(build("aux", Plugin(name=name, **options)), AuxTerm)  # type: ignore[arg-type]
+    if name in needed:
+        with pytest.raises(UserError, match=rf"aux\.{needed[name]}"):
+            build("aux", Plugin(name=name))
 
 
 def test_distillations_mask_is_an_option() -> None:
