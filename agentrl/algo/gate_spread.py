@@ -19,17 +19,8 @@ METRIC = "reward_std"
 
 def reward_std(group: Group) -> float:
     """Sample standard deviation (ddof 1) of the shaped rewards; 0 for fewer than two."""
-    rewards = [float(t.reward or 0.0) for t in group.scored]
+    rewards = [t.reward for t in group.scored if t.reward is not None]
     return statistic(rewards, "std") if rewards else 0.0
-
-
-def magnitude(group: Group) -> float:
-    """Mean |r - mean r| over scored trajectories: how much a group has to teach (SSB's priority)."""
-    rewards = [float(t.reward or 0.0) for t in group.scored]
-    if not rewards:
-        return 0.0
-    mean = fmean(rewards)
-    return fmean(abs(reward - mean) for reward in rewards)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,4 +91,4 @@ class Informative:
         return Drop("flat")
 
 
-__all__ = ["METRIC", "Informative", "StdEma", "magnitude", "reward_std"]
+__all__ = ["METRIC", "Informative", "StdEma", "reward_std"]

@@ -8,7 +8,7 @@ trajectory never reach a gate.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import ClassVar, Literal
 
@@ -38,24 +38,6 @@ def statistic(values: Sequence[float], of: Statistic) -> float:
             return max(values)
         case "std":
             return stdev(values) if len(values) > 1 else 0.0
-
-
-def admitted(group: Group, keep: Keep) -> Group:
-    """The group as `keep` wants it trained: advantages weighted, named members excluded.
-
-    A trajectory that was excluded before keeps its first reason.
-    """
-    if keep.weight == 1.0 and not keep.excluded:
-        return group
-    members = tuple(
-        replace(
-            t,
-            weight=t.weight * keep.weight,
-            excluded=t.excluded if t.excluded is not None else keep.excluded.get(t.uid),
-        )
-        for t in group.trajectories
-    )
-    return replace(group, trajectories=members)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,13 +102,13 @@ class ComponentBand:
         if not members:
             return Drop("failed")
         if self.component is None:
-            values = [float(t.reward or 0.0) for t in members]
+            values = [t.reward for t in members if t.reward is not None]
         else:
             values = [t.rewards[self.component] for t in members if self.component in t.rewards]
         if not values:
             raise UserError(
-                f"component_band: no trajectory has the reward {self.component!r}; it has "
-                f"{', '.join(sorted(members[0].rewards))}"
+                f"component_band: no trajectory has the reward {self.component or 'shaped'!r}; it "
+                f"has {', '.join(sorted(members[0].rewards))}"
             )
         value = statistic(values, self.of)
         if self.low is not None and value < self.low:
@@ -167,6 +149,5 @@ __all__ = [
     "DivertFailed",
     "Statistic",
     "accuracy",
-    "admitted",
     "statistic",
 ]

@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Protocol
 
+from agentrl.algo.gate_spread import reward_std
 from agentrl.errors import RunFailed
 from agentrl.trajectory import Group, StopReason, Trajectory
 
@@ -131,6 +132,7 @@ def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
         "excluded": _share([t.excluded is not None for t in scored]),
         "errors": 1.0 - len(scored) / len(everyone),
         "zero_variance_groups": _share([_flat(group) for group in groups]),
+        "reward_std": fmean(reward_std(group) for group in groups if group.scored),
         "tool_s": fmean(t.timings.tool_s for t in scored),
         "queue_s": fmean(t.timings.queue_s for t in scored),
     }

@@ -9,6 +9,7 @@ from agentrl.algo.advantage import estimate
 from agentrl.algo.batch import make_batch
 from agentrl.algo.loss import Aggregate
 from agentrl.algo.offpolicy import Correction
+from agentrl.algo.schedule_resets import RESET_METRIC
 from agentrl.algo.types import Batch
 from agentrl.config import AlgoConfig
 from agentrl.points import Advantage, AuxTerm, Ctx, PolicyLoss, Schedule
@@ -60,7 +61,9 @@ def learn(update: Update, learner: Learner, groups: Sequence[Group], ctx: Ctx) -
         minibatches=update.algo.minibatches,
         ctx=ctx,
     )
-    return {**learnt, **penalised, **_about(batch)}
+    # Schedules read it back: a validation that stalls counts from the last reset.
+    reset = {RESET_METRIC: 1.0} if patch.reset_reference else {}
+    return {**learnt, **penalised, **_about(batch), **reset}
 
 
 def _about(batch: Batch) -> dict[str, float]:

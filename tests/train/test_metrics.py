@@ -26,8 +26,8 @@ def test_by_hand(hand: Any):
     a, b, c = (hand.task(n) for n in "abc")
     groups = [
         Group(a, (
-            hand.trajectory(a, 0, 1.0, tokens=4, calls=[None, None], n_turns=3),
-            hand.trajectory(a, 1, 0.0, tokens=6, calls=["execution", "parse"], n_turns=3),
+            hand.trajectory(a, 0, 1.0, tokens=4, calls=[None, None], n_turns=3, reward=3.0),
+            hand.trajectory(a, 1, 0.0, tokens=6, calls=["execution", "parse"], n_turns=3, reward=1.0),
         )),
         Group(b, (
             hand.trajectory(b, 0, 1.0, tokens=1, n_turns=1),
@@ -44,6 +44,7 @@ def test_by_hand(hand: Any):
         "call_errors": 2 / 4, "turns": 2.0, "length": 4.0, "truncated": 1 / 5, "excluded": 0.0,
         "errors": 1 / 6, "zero_variance_groups": 2 / 3, "length_correct": 2.0, "length_wrong": 7.0,
         "stop/terminated": 4 / 5, "stop/max_turns": 1 / 5, "tool_s": 0.0, "queue_s": 0.0,
+        "reward_std": 2**0.5 / 3,
     }  # fmt: skip
     assert found == pytest.approx(expected)
 
