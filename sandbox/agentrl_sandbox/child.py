@@ -66,23 +66,38 @@ class Ends:
         os.close(self.err)
 
 
+@dataclass(slots=True)
+class Kin:
+    """A session and its copies, which fill one folder of this machine."""
+
+    folder: str
+    """Empty where each has a private file tree."""
+    members: int = 1
+    """How many there have been: what the folder may hold grows with it."""
+
+
 class Child:
     """One session child, alive or dead."""
 
     def __init__(
         self,
         ends: Ends,
+        kin: Kin,
         *,
+        session: int,
+        work: str,
         pid: int,
         pidfd: int | None,
-        work: str,
         fallback: Callable[[int], None],
         exited: asyncio.Future[Exit | None],
     ) -> None:
         self.control = ends.control
         self.out, self.err = ends.out, ends.err
+        self.kin = kin
         self.work = work
-        """Its work folder where that is a folder of this machine, else empty."""
+        """Its work folder as it sees it."""
+        self.session = session
+        """Its number in the zygote."""
         self.exited = exited
         """Resolves when it is reaped; None when its zygote was lost and nobody could tell."""
         self.runs = 0
@@ -123,6 +138,15 @@ class Child:
         except OSError:
             return 0.0
         return int(line.split()[1]) / 1024 if line else 0.0
+
+    def threads(self) -> int:
+        """How many threads it has now, 0 where the system cannot tell."""
+        try:
+            with open(f"/proc/{self._pid}/status") as file:
+                line = next((x for x in file if x.startswith("Threads:")), "")
+        except OSError:
+            return 0
+        return int(line.split()[1]) if line else 0
 
     def open_files_bytes(self) -> int:
         """Bytes of its open files that have no name any more, where we may look."""

@@ -9,17 +9,36 @@ import os
 import signal
 import socket
 import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 from agentrl.errors import SandboxError
 from agentrl_sandbox import boot
-from agentrl_sandbox.child import Child, Ends, Exit
-from agentrl_sandbox.inside.news import Answer, News
+from agentrl_sandbox.child import Child, Ends, Exit, Kin
+from agentrl_sandbox.inside.news import Answer, Born, News
 from agentrl_sandbox.inside.plan import Plan
 
 _START_S = 60.0
 _FORK_S = 20.0
 _END_S = 15.0
 _STDERR_BYTES = 4000
+_HANDLES = 64
+_T = TypeVar("_T")
+_PEAK_UNITS_PER_MB = (1 << 20) if sys.platform == "darwin" else 1024
+"""Of `ru_maxrss`: bytes on macOS, KiB elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What will be heard of one ordered session; None where the zygote was lost before."""
+
+    session: int
+    born: asyncio.Future[tuple[Born, int] | None]
+    """A copy's news and its pidfd."""
+    fit: asyncio.Future[bool | None]
+    exited: asyncio.Future[Exit | None]
 
 
 class Link:
@@ -32,7 +51,8 @@ class Link:
         self._pending = b""
         self._handles: list[int] = []
         self._exits: dict[int, asyncio.Future[Exit | None]] = {}
-        self._answer: asyncio.Future[Answer | None] = self._loop.create_future()
+        self._copies: dict[int, Delivery] = {}
+        self._answer: asyncio.Future[tuple[Answer, int | None] | None] = self._loop.create_future()
         self._busy = asyncio.Lock()
         self._next = 0
         self.lost = False
@@ -73,7 +93,7 @@ class Link:
 
     def _readable(self) -> None:
         try:
-            data, handles, _, _ = socket.recv_fds(self._channel, 65_536, 64)
+            data, handles, _, _ = socket.recv_fds(self._channel, 65_536, _HANDLES)
         except BlockingIOError:
             return
         except OSError:
@@ -87,74 +107,138 @@ class Link:
             self._take(json.loads(line))
 
     def _take(self, message: News) -> None:
-        if message["op"] == "exit":
-            future = self._exits.pop(message["session"], None)
-            if future is not None and not future.done():
-                kilobytes = message["peak"]
-                future.set_result(Exit(message["status"], message["cpu_s"], kilobytes / 1024))
-        elif not self._answer.done():
-            self._answer.set_result(message)
+        match message["op"]:
+            case "exit":
+                exit_ = Exit(
+                    message["status"], message["cpu_s"], message["peak"] / _PEAK_UNITS_PER_MB
+                )
+                _settle(self._exits.pop(message["session"], None), exit_)
+            case "born":
+                # Descriptors arrive in the order of the lines that they belong to.
+                self._deliver(message, self._handles.pop(0))
+            case "fit":
+                if (delivery := self._copies.pop(message["session"], None)) is not None:
+                    _settle(delivery.fit, True)
+            case _:
+                handle = self._handles.pop(0) if self._handles else None
+                _settle(self._answer, (message, handle))
+
+    def _deliver(self, message: Born, handle: int) -> None:
+        delivery = self._copies.get(message["session"])
+        if delivery is None or delivery.born.done():
+            os.close(handle)
+        else:
+            delivery.born.set_result((message, handle))
 
     def _lose(self) -> None:
         if self.lost:
             return
         self.lost = True
         self._loop.remove_reader(self._channel.fileno())
-        if not self._answer.done():
-            self._answer.set_result(None)
+        _settle(self._answer, None)
         for future in self._exits.values():
-            if not future.done():
-                future.set_result(None)
+            _settle(future, None)
+        for delivery in self._copies.values():
+            _settle(delivery.born, None)
+            _settle(delivery.fit, None)
         self._exits.clear()
+        self._copies.clear()
 
     async def fork(self) -> Child:
         """A new session child, fence not yet confirmed. Raises SandboxError."""
+        ends = make_ends(1)
+        try:
+            async with self._busy:
+                [delivery] = self._expect(1)
+                order: dict[str, int | str] = {"op": "fork", "session": delivery.session}
+                answer, pidfd = await self._ask(order, ends)
+            if answer["op"] != "forked":
+                self.forget([delivery])
+                why = answer["why"] if answer["op"] == "refused" else "it answered nonsense"
+                raise SandboxError(f"no session could be forked: {why}")
+        except BaseException:
+            ends[0].close_near()
+            raise
+        kin = Kin(answer["work"])
+        return self.child(ends[0], kin, answer["pid"], pidfd, answer["work"], delivery)
+
+    async def arm(self, session: int, ends: Sequence[Ends]) -> list[Delivery]:
+        """Let a session make as many copies as there are `ends`, whose far halves are given away.
+
+        Raises SandboxError when it cannot.
+        """
         async with self._busy:
-            if self.lost:
-                raise SandboxError("the sandbox zygote is gone")
-            ends = _make_ends()
-            session, self._next = self._next, self._next + 1
-            exited: asyncio.Future[Exit | None] = self._loop.create_future()
-            self._exits[session] = exited
-            self._answer = self._loop.create_future()
-            try:
-                self._order({"op": "fork", "session": session}, list(ends.far))
-                answer = await self._answered()
-            except BaseException:
-                # Half a fork may be under way: only a new zygote is in a known state.
-                self._abandon(session, ends)
-                raise
-            ends.close_far()
-        if answer["op"] == "refused":
-            self._exits.pop(session, None)
-            ends.close_near()
-            raise SandboxError(f"no session could be forked: {answer['why']}")
-        assert answer["op"] == "forked"
-        pidfd = self._handles.pop(0) if self._handles else None
+            made = self._expect(len(ends))
+            self._copies |= {delivery.session: delivery for delivery in made}
+            answer, _ = await self._ask(
+                {"op": "copy", "session": session, "first": made[0].session, "count": len(made)},
+                ends,
+            )
+        if answer["op"] != "armed":
+            self.forget(made)
+            why = answer["why"] if answer["op"] == "refused" else "it answered nonsense"
+            raise SandboxError(f"this session cannot be copied: {why}")
+        return made
+
+    def call_off(self, session: int) -> None:
+        """End the wait for copies; those that have not shown up die, and the session with them."""
+        with contextlib.suppress(SandboxError):
+            self._order({"op": "call_off", "session": session}, [])
+
+    def forget(self, deliveries: Sequence[Delivery]) -> None:
+        """Expect nothing of these any more."""
+        for delivery in deliveries:
+            self._copies.pop(delivery.session, None)
+            self._exits.pop(delivery.session, None)
+
+    def child(
+        self, ends: Ends, kin: Kin, pid: int, pidfd: int | None, work: str, delivery: Delivery
+    ) -> Child:
+        """The handle on a process that the zygote told of."""
+        session = delivery.session
         return Child(
             ends,
-            pid=answer["pid"],
+            kin,
+            session=session,
+            work=work,
+            pid=pid,
             pidfd=pidfd,
-            work=answer["work"],
             fallback=lambda number: self._signal(session, number),
-            exited=exited,
+            exited=delivery.exited,
         )
 
-    def _abandon(self, session: int, ends: Ends) -> None:
-        self._exits.pop(session, None)
-        ends.close_far()
-        ends.close_near()
-        self.kill()
+    def _expect(self, count: int) -> list[Delivery]:
+        """Numbers for new sessions, whose ends will be heard of."""
+        if self.lost:
+            raise SandboxError("the sandbox zygote is gone")
+        numbers = range(self._next, self._next + count)
+        self._next += count
+        new = self._loop.create_future
+        made = [Delivery(number, new(), new(), new()) for number in numbers]
+        self._exits |= {delivery.session: delivery.exited for delivery in made}
+        return made
 
-    async def _answered(self) -> Answer:
+    async def _ask(
+        self, order: dict[str, int | str], ends: Sequence[Ends]
+    ) -> tuple[Answer, int | None]:
+        """Send an order with the far halves of channels, close those, and wait for the answer."""
+        self._answer = self._loop.create_future()
         try:
+            self._order(order, [fd for end in ends for fd in end.far])
             async with asyncio.timeout(_FORK_S):
                 answer = await self._answer
-        except TimeoutError as error:
-            raise SandboxError("the sandbox zygote does not answer") from error
-        if answer is None:
-            raise SandboxError("the sandbox zygote died")
-        return answer
+            if answer is None:
+                raise SandboxError("the sandbox zygote died")
+            return answer
+        except BaseException as error:
+            # Half a fork may be under way: only a new zygote is in a known state.
+            self.kill()
+            if isinstance(error, TimeoutError):
+                raise SandboxError("the sandbox zygote does not answer") from error
+            raise
+        finally:
+            for end in ends:
+                end.close_far()
 
     def _order(self, message: dict[str, int | str], descriptors: list[int]) -> None:
         line = json.dumps(message).encode() + b"\n"
@@ -195,8 +279,20 @@ class Link:
         return words.decode("utf-8", "replace").strip()[-_STDERR_BYTES:]
 
 
-def _make_ends() -> Ends:
+def make_ends(count: int) -> list[Ends]:
+    """Channels for that many sessions. Raises SandboxError when descriptors have run out."""
+    made: list[Ends] = []
     try:
-        return Ends.make()
+        for _ in range(count):
+            made.append(Ends.make())
     except OSError as error:
+        for ends in made:
+            ends.close_far()
+            ends.close_near()
         raise SandboxError(f"no descriptors left for another session: {error}") from error
+    return made
+
+
+def _settle(future: asyncio.Future[_T] | None, result: _T) -> None:
+    if future is not None and not future.done():
+        future.set_result(result)

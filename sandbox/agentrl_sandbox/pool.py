@@ -14,6 +14,7 @@ from agentrl.errors import SandboxError, SandboxUnavailable, UserError
 from agentrl.sandbox import ExecResult, IsolationLevel, PoolStatistics, SandboxLimits
 from agentrl_sandbox.child import Child
 from agentrl_sandbox.conversation import Conversation
+from agentrl_sandbox.copying import copies_of
 from agentrl_sandbox.counts import Counts
 from agentrl_sandbox.inside import wire
 from agentrl_sandbox.inside.plan import Plan
@@ -217,6 +218,7 @@ class ForkPool(ABC):
             isolation=self.isolation,
             max_cells=self._size.max_cells,
             spawn=self._spawn,
+            copy=self._copy,
             counts=self._counts,
             running=self._while_running,
             released=self._release,
@@ -243,6 +245,18 @@ class ForkPool(ABC):
             if not link.lost:
                 raise
         return await _ready_child(await self._live_link())
+
+    async def _copy(self, child: Child, count: int) -> list[Session]:
+        """Sessions of copies of a child, in slots of their own."""
+        waited_s = await self._take_slots(count)
+        try:
+            link = await self._live_link()
+            copies = await copies_of(link, child, count)
+        except BaseException:
+            for _ in range(count):
+                self._slots.release()
+            raise
+        return [self._adopt(copy, waited_s) for copy in copies]
 
     async def _live_link(self) -> Link:
         async with self._linking:

@@ -8,11 +8,11 @@ ENTRIES = 2048
 """More files and folders than this count as a breach."""
 
 
-def exceeds(folder: str, limit_bytes: int) -> bool:
+def exceeds(folder: str, limit_bytes: int, members: int = 1) -> bool:
     """Whether a live, hostile folder holds more than it may; anything odd counts as a breach.
 
-    Only sizes are read. A folder swapped for a link while we look can at worst make its own
-    session look too big.
+    `members`: sessions that share the folder, each with its own number of entries. Only sizes are
+    read. A folder swapped for a link while we look can at worst make its own session look too big.
     """
     total = entries = 0
     waiting = [folder]
@@ -27,7 +27,7 @@ def exceeds(folder: str, limit_bytes: int) -> bool:
                             waiting.append(entry.path)
                     except FileNotFoundError:
                         continue
-                    if entries > ENTRIES or total > limit_bytes:
+                    if entries > ENTRIES * members or total > limit_bytes:
                         return True
         except (FileNotFoundError, NotADirectoryError):
             continue

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from agentrl.errors import SandboxError
+from agentrl.errors import SandboxError, UserError
 from agentrl.sandbox import ExecResult, IsolationLevel, SandboxLimits
 from agentrl_sandbox.child import Child, Exit
 from agentrl_sandbox.conversation import Conversation, send_all, send_now
@@ -36,6 +36,8 @@ class Terms:
     """Runs that one session may have."""
     spawn: Callable[[], Awaitable[Child]]
     """Makes a confined, ready child; raises SandboxError."""
+    copy: Callable[[Child, int], Awaitable[list[Session]]]
+    """Makes sessions of copies of a child; raises SandboxError."""
     counts: Counts
     running: Callable[[], AbstractContextManager[None]]
     """Held while code runs."""
@@ -88,6 +90,28 @@ class Session:
         self._waited_s = 0.0
         with self._terms.running():
             return await self._execute(self._child, code, timeout_s, queue_s)
+
+    async def fork(self, n: int) -> list[Session]:
+        """`n` sessions that go on from this one's present state, each on its own.
+
+        Variables, open files and the work folder are copied; random numbers are drawn anew; ending
+        this session does not end the copies. They need slots of the pool like any session. Raises
+        SandboxError when the code left threads behind, the machine cannot do it, or no slots came
+        free in time, and UserError for a negative `n`.
+        """
+        if n < 0:
+            raise UserError(f"fork({n}): ask for a number of copies from 0 on")
+        async with self._lock:
+            if self._closed:
+                raise SandboxError(self._closed)
+            if n == 0:
+                return []
+            if self._child is not None and self._child.has_ended():
+                raise SandboxError("the interpreter ended after the previous run, with all state")
+            if self._child is None:
+                self._child = await self._terms.spawn()
+            self._used = time.monotonic()
+            return await self._terms.copy(self._child, n)
 
     async def reset(self) -> None:
         """Forget all state; see the contract."""
@@ -214,7 +238,7 @@ class Session:
             helpers: list[asyncio.Task[None]] = []
             if left:
                 helpers.append(group.create_task(send_all(child.control, left)))
-            if child.work:
+            if child.kin.folder:
                 helpers.append(group.create_task(self._guard_disk(child, talk)))
             overdue = await self._time_out(child, talk, timeout_s)
             if overdue and self._lasting:
@@ -222,7 +246,7 @@ class Session:
                 await asyncio.wait({talk.ended}, timeout=GRACE_S)
             for task in helpers:
                 task.cancel()
-        if child.work and talk.ended.done() and await self._too_big(child):
+        if child.kin.folder and talk.ended.done() and await self._too_big(child):
             return Course("disk", overdue, time.monotonic() - began)
         ending = talk.ended.result() if talk.ended.done() else "broken"
         return Course(ending, overdue, time.monotonic() - began)
@@ -257,6 +281,7 @@ class Session:
 
     async def _too_big(self, child: Child) -> bool:
         limit = self._terms.limits.disk_mb << 20
-        if await asyncio.to_thread(exceeds, child.work, limit):
+        kin = child.kin
+        if await asyncio.to_thread(exceeds, kin.folder, limit * kin.members, kin.members):
             return True
         return child.open_files_bytes() > limit

@@ -20,6 +20,7 @@ from agentrl_sandbox.inside.plan import Plan
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="system calls of Linux")
 ALLOW, KILL, EPERM, ENOSYS, NOTHING = 0x7FFF0000, 0x80000000, 0x50001, 0x50026, 0x50000
+ASK = 0x7FC00000
 
 
 def simulate(program: bytes, number: int, arguments: tuple[int, ...] = (), arch: int = 0) -> int:
@@ -100,6 +101,35 @@ def test_filter_by_hand(
     program: bytes, number: int, arguments: tuple[int, ...], answer: int
 ) -> None:
     assert simulate(program, number, arguments) == answer
+
+
+@pytest.mark.parametrize(
+    ("number", "arguments", "answer"),
+    [
+        (62, (0, 9), ALLOW),  # kill its own group
+        (62, (77, 9), ASK),  # who 77 is depends on who asks
+        (234, (77, 77, 6), ASK),  # tgkill
+        (302, (0, 7), ALLOW),  # prlimit64 of itself
+        (56, (0x3D0F00,), ALLOW),  # clone as pthread_create calls it
+        (56, (17,), EPERM),  # clone as fork calls it
+        (56, (0x1208011,), ASK),  # a copy: SIGCHLD, PARENT, CHILD_SETTID, CHILD_CLEARTID
+        (56, (0x1208011 | 0x10000000,), EPERM),  # with a user namespace of its own
+        (56, (0x1208011 | 0x100,), EPERM),  # sharing memory
+        (112, (), ASK),  # setsid
+        (109, (0, 0), EPERM),  # setpgid
+        (157, (1, 9), ASK),  # prctl PR_SET_PDEATHSIG
+        (157, (4, 1), EPERM),  # PR_SET_DUMPABLE
+        (157, (15, 0), ALLOW),  # PR_SET_NAME
+    ],
+)
+def test_filter_that_asks_by_hand(
+    monkeypatch: pytest.MonkeyPatch, number: int, arguments: tuple[int, ...], answer: int
+) -> None:
+    monkeypatch.setattr("agentrl_sandbox.inside.kernel.ARCH", "x86_64")
+    program = seccomp.build(77, private_files=False, judged=True)
+    assert simulate(program, number, arguments) == answer
+    private = seccomp.build(77, private_files=True, judged=True)
+    assert simulate(private, 56, (0x1208011 | 0x10020000,)) == ASK
 
 
 def test_filter_kills_other_machines(program: bytes) -> None:
@@ -265,8 +295,10 @@ def test_frames_by_hand() -> None:
     for bad in (nonce + b"\x09" + bytes(8), wire.reply(nonce, wire.OK, b"x" * 20, None)):
         with pytest.raises(ValueError, match="malformed"):
             wire.parse_reply(bad, 10)
-    header, body = wire.request(nonce, "\ud800x")[:20], wire.request(nonce, "\ud800x")[20:]
-    assert wire.request_header(header) == (nonce, len(body))
+    frame = wire.request(nonce, "\ud800x", wire.COPY)
+    header, body = frame[: wire.REQUEST_BYTES], frame[wire.REQUEST_BYTES :]
+    assert header == b"\x01" + nonce + b"\0\0\0\x04"
+    assert wire.request_header(header) == (wire.COPY, nonce, 4)
     assert body.decode("utf-8", "surrogatepass") == "\ud800x"
 
 

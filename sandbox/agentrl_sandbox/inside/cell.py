@@ -19,7 +19,7 @@ import traceback
 import types
 from typing import NamedTuple, NoReturn, TextIO
 
-from agentrl_sandbox.inside import wire
+from agentrl_sandbox.inside import branch, wire
 
 _THREAD_STACK_BYTES = 512 * 1024
 
@@ -59,9 +59,13 @@ def _last_line(error: BaseException) -> bytes:
 class Interpreter:
     """Runs cells in one namespace and answers on the control socket."""
 
-    def __init__(self, control: socket.socket, value_bytes: int) -> None:
+    def __init__(
+        self, control: socket.socket, value_bytes: int, work: str, private_files: bool
+    ) -> None:
         self._control = control
         self._value_bytes = value_bytes
+        self._work = work
+        self._private_files = private_files
         self._running = False
         self._cells = 0
         self._module = types.ModuleType("__main__")
@@ -73,13 +77,49 @@ class Interpreter:
         """Answer requests until the other side hangs up."""
         self._control.sendall(wire.reply(wire.NO_NONCE, wire.READY, None, None))
         threading.stack_size(_THREAD_STACK_BYTES)
-        while (header := self._receive(wire.REQUEST_BYTES)) is not None:
-            nonce, length = wire.request_header(header)
-            body = self._receive(length)
-            if body is None:
-                return
-            outcome = self._guarded(body.decode("utf-8", "surrogatepass"))
-            self._control.sendall(wire.reply(nonce, *outcome))
+        while (request := self._next()) is not None:
+            order, nonce, text = request
+            outcome = self._branch(int(text)) if order == wire.COPY else self._guarded(text)
+            if outcome is not None:
+                self._control.sendall(wire.reply(nonce, *outcome))
+
+    def _next(self) -> tuple[int, bytes, str] | None:
+        header = self._receive(wire.REQUEST_BYTES)
+        if header is None:
+            return None
+        order, nonce, length = wire.request_header(header)
+        body = self._receive(length)
+        return None if body is None else (order, nonce, body.decode("utf-8", "surrogatepass"))
+
+    def _branch(self, copies: int) -> Outcome | None:
+        """Make copies of this process; None in a copy, which has answered for itself."""
+        here, parent = os.getcwd(), os.getppid()
+        self._flush()
+        try:
+            for _ in range(copies):
+                if branch.clone(self._private_files):
+                    self._become_copy(here, parent)
+                    return None
+        except OSError as error:
+            return Outcome(wire.ERROR, None, _last_line(error))
+        return Outcome(wire.OK, None, None)
+
+    def _become_copy(self, here: str, parent: int) -> None:
+        """A copy's way to where a fresh session is after its start. Ends the process on failure."""
+        try:
+            os.chdir(self._work)
+            # The zygote lets this return when it has replaced our channels and made a work folder.
+            os.setsid()
+            request = self._next()
+            if request is None:
+                os._exit(0)
+            branch.move_in(self._work, request[2], here)
+            self._work = request[2]
+            branch.finish_fence(parent)
+        except BaseException as error:  # noqa: BLE001 - a copy without its fence must not go on
+            self._control.sendall(wire.reply(wire.NO_NONCE, wire.UNFIT, None, _last_line(error)))
+            os._exit(1)
+        self._control.sendall(wire.reply(wire.NO_NONCE, wire.READY, None, None))
 
     def _receive(self, count: int) -> bytes | None:
         data = bytearray()

@@ -12,6 +12,7 @@ import fcntl
 import os
 import random
 import signal
+import socket
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -19,8 +20,8 @@ from dataclasses import dataclass
 from agentrl_sandbox.inside import kernel, landlock, namespaces, privileges, seccomp, visible
 from agentrl_sandbox.inside.plan import Plan
 
-CONTROL_FD = 3
-_FIRST_FREE = 4
+CONTROL_FD, NURSERY_FD = 3, 4
+_FIRST_FREE = 5
 _HIGH = 100
 
 
@@ -34,15 +35,17 @@ class Quarters:
     """User and group that own the work folder, as seen from inside."""
     work: str
     """The work folder as the session sees it."""
+    folder: str
+    """What it may write below: the work folder, and those of its copies where they lie beside it."""
     parent: int
-    """The zygote's pid as the session sees it, 0 across a pid namespace."""
+    """The zygote's pid as the session sees it."""
 
 
-def take_descriptors(out: int, err: int, control: int) -> None:
-    """Make them 1, 2 and 3, /dev/null 0, and close everything else."""
+def take_descriptors(out: int, err: int, control: int, nursery: int) -> None:
+    """Make them 1 to 4, /dev/null 0, and close everything else."""
     null = os.open(os.devnull, os.O_RDONLY)
     # First out of the way, so that no source is overwritten before it is copied.
-    safe = [fcntl.fcntl(fd, fcntl.F_DUPFD, _HIGH) for fd in (null, out, err, control)]
+    safe = [fcntl.fcntl(fd, fcntl.F_DUPFD, _HIGH) for fd in (null, out, err, control, nursery)]
     for target, fd in enumerate(safe):
         os.dup2(fd, target, inheritable=False)
     if kernel.LINUX:
@@ -52,10 +55,11 @@ def take_descriptors(out: int, err: int, control: int) -> None:
     os.closerange(_FIRST_FREE, 65_536)
 
 
-def put_up(plan: Plan, quarters: Quarters, base_mb: float) -> None:
+def put_up(plan: Plan, quarters: Quarters, base_mb: float, nursery: socket.socket) -> None:
     """Confine this process as `plan` says. `base_mb`: address space of the warm interpreter.
 
-    Raises OSError when any step fails; the caller must not go on then.
+    The filter's listener, if it has one, goes to the zygote over `nursery`. Raises OSError when any
+    step fails; the caller must not go on then.
     """
     if plan.namespaces:
         namespaces.session_mounts(*quarters.owner, plan.disk_mb)
@@ -67,21 +71,30 @@ def put_up(plan: Plan, quarters: Quarters, base_mb: float) -> None:
         strict=plan.filtered,
     )
     if plan.filtered:
-        _bolt(plan, quarters)
+        _bolt(plan, quarters, nursery)
     else:
         kernel.die_with_parent(quarters.parent)
 
 
-def _bolt(plan: Plan, quarters: Quarters) -> None:
+def _bolt(plan: Plan, quarters: Quarters, nursery: socket.socket) -> None:
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
     if plan.landlocked or (plan.namespaces and landlock.abi()):
         readable = (*visible.readable(), *visible.READ_DEVICES)
-        landlock.restrict(readable, (quarters.work,), visible.WRITE_DEVICES)
+        landlock.restrict(readable, (quarters.folder,), visible.WRITE_DEVICES)
     if quarters.user is not None:
         privileges.become(quarters.user)
     privileges.drop_capabilities()
     kernel.die_with_parent(quarters.parent)
-    seccomp.load(seccomp.build(os.getpid(), private_files=plan.namespaces))
+    pid = os.getpid()
+    try:
+        program = seccomp.build(pid, private_files=plan.namespaces, judged=True)
+        listener = seccomp.load_asking(program)
+    except OSError:
+        # An old kernel, or a container whose own filter asks: no copies of this session then.
+        seccomp.load(seccomp.build(pid, private_files=plan.namespaces))
+        return
+    socket.send_fds(nursery, [b"%d" % pid], [listener])
+    os.close(listener)
 
 
 def settle(work: str) -> None:

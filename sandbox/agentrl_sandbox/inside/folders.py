@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import stat
 
 
@@ -56,3 +57,24 @@ def remove_tree(path: str) -> None:
         os.close(fd)
     with contextlib.suppress(OSError):
         os.rmdir(path)
+
+
+def copy_tree(source: str, target: str) -> None:
+    """Copy what lies in one folder into another, links as links, pipes as new pipes.
+
+    Both are the same session's, so nothing is guarded against here. Sockets are left out; one file
+    under two names becomes two files.
+    """
+    with os.scandir(source) as entries:
+        for entry in entries:
+            place = os.path.join(target, entry.name)
+            if entry.is_symlink():
+                os.symlink(os.readlink(entry.path), place)
+            elif entry.is_dir(follow_symlinks=False):
+                os.mkdir(place)
+                copy_tree(entry.path, place)
+                shutil.copystat(entry.path, place)
+            elif entry.is_file(follow_symlinks=False):
+                shutil.copy2(entry.path, place)
+            elif stat.S_ISFIFO(entry.stat(follow_symlinks=False).st_mode):
+                os.mkfifo(place)

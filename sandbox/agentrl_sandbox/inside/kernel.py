@@ -11,6 +11,9 @@ LINUX = sys.platform == "linux"
 ARCH = platform.machine()
 _libc = ctypes.CDLL(None, use_errno=True)
 
+CLONE_PARENT = 0x00008000
+CLONE_CHILD_CLEARTID = 0x00200000
+CLONE_CHILD_SETTID = 0x01000000
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUTS = 0x04000000
 CLONE_NEWIPC = 0x08000000
@@ -24,12 +27,27 @@ PR_SET_KEEPCAPS = 8
 PR_SET_SECCOMP = 22
 PR_CAPBSET_DROP = 24
 PR_SET_NO_NEW_PRIVS = 38
+PR_GET_TID_ADDRESS = 40
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 
 _SYSCALLS = {
-    "x86_64": {"pivot_root": 155, "mount_setattr": 442, "close_range": 436},
-    "aarch64": {"pivot_root": 41, "mount_setattr": 442, "close_range": 436},
+    "x86_64": {
+        "clone": 56,
+        "tgkill": 234,
+        "pivot_root": 155,
+        "seccomp": 317,
+        "mount_setattr": 442,
+        "close_range": 436,
+    },
+    "aarch64": {
+        "clone": 220,
+        "tgkill": 131,
+        "pivot_root": 41,
+        "seccomp": 277,
+        "mount_setattr": 442,
+        "close_range": 436,
+    },
 }
 _LANDLOCK = {
     "landlock_create_ruleset": 444,
@@ -57,12 +75,17 @@ def call(name: str, *arguments: object) -> int:
     return _check(function(*(_encoded(a) for a in arguments)), name)
 
 
-def syscall(name: str, *arguments: object) -> int:
-    """Make a system call by name. Raises OSError, also for an unknown machine type."""
+def number_of(name: str) -> int:
+    """The number of a system call. Raises OSError for an unknown machine type."""
     numbers = _SYSCALLS.get(ARCH)
     if not LINUX or numbers is None:
         raise OSError(f"{name}: no system call table for {sys.platform} on {ARCH}")
-    number = numbers.get(name) or _LANDLOCK[name]
+    return numbers.get(name) or _LANDLOCK[name]
+
+
+def syscall(name: str, *arguments: object) -> int:
+    """Make a system call by name. Raises OSError, also for an unknown machine type."""
+    number = number_of(name)
     return _check(_libc.syscall(ctypes.c_long(number), *(_encoded(a) for a in arguments)), name)
 
 

@@ -16,8 +16,10 @@ from collections.abc import Sequence
 from agentrl_sandbox.inside import kernel, visible
 
 INNER_USER = 1000
-WORK = "/box"
-"""The work folder as a session sees it."""
+BOX = "/box"
+WORK = f"{BOX}/work"
+"""The work folder as a session sees it. It is a mount point, and Landlock does not see rules on
+those when another work folder covers it: they are put on the folder above."""
 INODES = 16_384
 """Files and folders one work folder may hold."""
 _STAGE = "/proc"
@@ -94,7 +96,7 @@ def build_root(readable: Sequence[str]) -> None:
     root = _STAGE
     os.umask(0o022)
     kernel.mount("tmpfs", root, "tmpfs", _MS_NOSUID | _MS_NODEV, "size=1m,mode=755")
-    os.mkdir(root + WORK)
+    os.makedirs(root + WORK)
     devices = [d for d in (*visible.READ_DEVICES, *visible.WRITE_DEVICES) if os.path.exists(d)]
     for source in (*readable, *devices):
         _show(source, root, readable)
@@ -110,21 +112,22 @@ def build_root(readable: Sequence[str]) -> None:
 def session_mounts(uid: int, gid: int, size_mb: int) -> None:
     """Give this process a mount namespace with an empty work folder that no one else sees."""
     kernel.unshare(kernel.CLONE_NEWNS)
+    _mount_work(uid, gid, size_mb)
+
+
+def mount_for(pidfd: int, own: int, uid: int, gid: int, size_mb: int) -> None:
+    """Put an empty work folder over the one that a copy's mount namespace began with.
+
+    `own`: this process's mount namespace, to come back to. Raises OSError.
+    """
+    kernel.setns(pidfd, kernel.CLONE_NEWNS)
+    try:
+        _mount_work(uid, gid, size_mb)
+    finally:
+        kernel.setns(own, kernel.CLONE_NEWNS)
+
+
+def _mount_work(uid: int, gid: int, size_mb: int) -> None:
     flags = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
     options = f"size={size_mb}m,nr_inodes={INODES},mode=700,uid={uid},gid={gid}"
     kernel.mount("tmpfs", WORK, "tmpfs", flags, options)
-
-
-def fork_session(own_pid_namespace: int | None) -> int:
-    """Fork; with a handle on the caller's own pid namespace the child is pid 1 of a new one."""
-    if own_pid_namespace is None:
-        return os.fork()
-    kernel.unshare(kernel.CLONE_NEWPID)
-    try:
-        pid = os.fork()
-    except OSError:
-        kernel.setns(own_pid_namespace, kernel.CLONE_NEWPID)
-        raise
-    if pid:
-        kernel.setns(own_pid_namespace, kernel.CLONE_NEWPID)
-    return pid

@@ -21,11 +21,35 @@ class Forked(TypedDict):
     session: int
     pid: int
     work: str
-    """Its work folder; empty where the session mounts one that only it can see."""
+    """The folder that it fills; empty where the session mounts one that only it can see."""
+
+
+class Armed(TypedDict):
+    """A session may now make the copies that were ordered."""
+
+    op: Literal["armed"]
+    session: int
+
+
+class Born(TypedDict):
+    """A copy has shown itself; its pidfd comes along."""
+
+    op: Literal["born"]
+    session: int
+    pid: int
+    work: str
+    """Its work folder as it sees it."""
+
+
+class Fit(TypedDict):
+    """The fence of a copy stands."""
+
+    op: Literal["fit"]
+    session: int
 
 
 class Refused(TypedDict):
-    """No child could be forked."""
+    """No child could be forked, or no copies can be made."""
 
     op: Literal["refused"]
     session: int
@@ -44,7 +68,7 @@ class Ended(TypedDict):
     """`ru_maxrss`: KiB on Linux."""
 
 
-Answer: TypeAlias = Ready | Forked | Refused
-"""What is waited for after a start or an order to fork."""
+Answer: TypeAlias = Ready | Forked | Armed | Refused
+"""What is waited for after a start or an order."""
 
-News: TypeAlias = Answer | Ended
+News: TypeAlias = Answer | Born | Fit | Ended

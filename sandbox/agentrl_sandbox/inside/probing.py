@@ -91,20 +91,19 @@ def _namespaces() -> str:
 def _session_mounts() -> str:
     def act(how: str) -> str:
         """In the new namespaces: fork a session child that mounts its own folders."""
-        own = os.open("/proc/self/ns/pid", os.O_RDONLY)
         namespaces.build_root(visible.readable())
-        pid = namespaces.fork_session(own)
+        pid = os.fork()
         if pid == 0:
             status = 1
             try:
                 me = os.geteuid(), os.getegid()
                 namespaces.session_mounts(*me, 1)
                 privileges.drop_capabilities()
-                status = 0 if os.getpid() == 1 else 2
+                status = 0
             finally:
                 os._exit(status)
         if status := os.waitpid(pid, 0)[1]:
             raise OSError(f"a session child failed with status {status}")
-        return "own pid namespace and work folder per session"
+        return "own work folder per session"
 
     return _in_new_pid_namespace(act)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import signal
 import struct
 
 from agentrl_sandbox.inside import kernel
@@ -17,9 +18,10 @@ from agentrl_sandbox.inside.syscalls import AUDIT_ARCH, NEWEST, NUMBERS
 
 _LOAD, _JEQ, _JGE, _JSET, _RET = 0x20, 0x15, 0x35, 0x45, 0x06
 _AND = 0x54
-ALLOW, KILL, ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
+ALLOW, KILL, ERRNO, ASK = 0x7FFF0000, 0x80000000, 0x00050000, 0x7FC00000
 _NR, _ARCH, _ARGUMENTS = 0, 4, 16
 _X32 = 0x40000000
+_SET_MODE_FILTER, _NEW_LISTENER = 1, 1 << 3
 _CLONE_THREAD = 0x00010000
 _SOCK_STREAM = 1
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
@@ -32,7 +34,7 @@ ABSENT = "clone3 io_uring_setup io_uring_enter io_uring_register"
 REFUSED = (
     "fork vfork execve execveat "
     "socket connect bind listen accept accept4 "
-    "ptrace process_vm_readv process_vm_writev process_madvise process_mrelease kcmp "
+    "setpgid ptrace process_vm_readv process_vm_writev process_madvise process_mrelease kcmp "
     "tkill rt_sigqueueinfo rt_tgsigqueueinfo pidfd_open pidfd_send_signal pidfd_getfd "
     "setpriority ioprio_set migrate_pages move_pages mbind set_mempolicy set_mempolicy_home_node "
     "unshare setns mount umount2 pivot_root chroot move_mount open_tree mount_setattr "
@@ -59,6 +61,11 @@ do nothing and answer success, so that `shutil.copy` goes on working in the work
 
 PINNED = "kill tgkill sched_setaffinity sched_setscheduler sched_setparam sched_setattr prlimit64"
 """Allowed on the session's own process only."""
+
+COPY_FLAGS = (
+    signal.SIGCHLD | kernel.CLONE_PARENT | kernel.CLONE_CHILD_SETTID | kernel.CLONE_CHILD_CLEARTID
+)
+"""The one way of forking that a zygote can be asked for: the copy is a child of the zygote."""
 
 
 class _Program:
@@ -95,16 +102,32 @@ class _Program:
             self.emit(_RET, match)
         self.emit(_RET, other)
 
+    def ask_for(self, name: str, index: int, value: int) -> None:
+        """Ask when the low half of argument `index` is `value`; else go on to the next rules."""
+        number = NUMBERS[kernel.ARCH][name]
+        self.emit(_JEQ, number, 0, 4)
+        self.emit(_LOAD, _ARGUMENTS + 8 * index)
+        self.emit(_JEQ, value, 0, 1)
+        self.emit(_RET, ASK)
+        self.emit(_LOAD, _NR)
+
     def packed(self) -> bytes:
         """The instructions as an array of `struct sock_filter`."""
         return b"".join(struct.pack("=HBBI", *instruction) for instruction in self.code)
 
 
-def build(pid: int, *, private_files: bool) -> bytes:
+def copy_flags(private_files: bool) -> int:
+    """Flags of `clone` that make a copy of a session; with a file tree of its own if it has one."""
+    return COPY_FLAGS | (kernel.CLONE_NEWUSER | kernel.CLONE_NEWNS if private_files else 0)
+
+
+def build(pid: int, *, private_files: bool, judged: bool = False) -> bytes:
     """The filter for the process `pid`, as an array of `struct sock_filter`.
 
     `private_files`: the process lives in a mount namespace of its own, so that changing the mode
-    or times of a file can only touch its work folder. Raises OSError on an unknown machine.
+    or times of a file can only touch its work folder. `judged`: a zygote listens, see `family`; it
+    decides on calls that name a process, which keeps the filter right for copies of the process,
+    and on forking. Raises OSError on an unknown machine.
     """
     if kernel.ARCH not in AUDIT_ARCH:
         raise OSError(f"no system call table for {kernel.ARCH}")
@@ -127,23 +150,35 @@ def build(pid: int, *, private_files: bool) -> bytes:
             program.always(name, refuse)
         for name in METADATA_IGNORED.split():
             program.always(name, ERRNO)
-    _arguments(program, pid, refuse)
+    _arguments(program, refuse)
+    _processes(program, None if judged else pid, copy_flags(private_files), refuse)
     program.emit(_RET, ALLOW)
     return program.packed()
 
 
-def _arguments(program: _Program, pid: int, refuse: int) -> None:
+def _processes(program: _Program, pid: int | None, flags: int, refuse: int) -> None:
+    """Calls that name or make a process. `pid` None: what is not plain is asked about."""
     for name in PINNED.split():
-        program.by_argument(name, 0, [0, pid], match=ALLOW, other=refuse)
+        if pid is None:
+            program.by_argument(name, 0, [0], match=ALLOW, other=ASK)
+        else:
+            program.by_argument(name, 0, [0, pid], match=ALLOW, other=refuse)
+    if pid is None:
+        program.ask_for("clone", 0, flags)
+        program.ask_for("prctl", 0, _PR_SET_PDEATHSIG)
+        program.always("setsid", ASK)
     program.by_argument("clone", 0, [_CLONE_THREAD], match=ALLOW, other=refuse, mask=_CLONE_THREAD)
+    program.by_argument(
+        "prctl", 0, [_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE], match=refuse, other=ALLOW
+    )
+
+
+def _arguments(program: _Program, refuse: int) -> None:
     # A datagram pair could still be sent to any socket file by address.
     program.by_argument("socketpair", 1, [_SOCK_STREAM], match=ALLOW, other=refuse, mask=0xF)
     program.by_argument("fcntl", 1, [_F_SETOWN, _F_SETSIG, _F_SETOWN_EX], match=refuse, other=ALLOW)
     program.by_argument(
         "ioctl", 1, [_FIOSETOWN, _SIOCSPGRP, _TIOCSTI, _TIOCLINUX], match=refuse, other=ALLOW
-    )
-    program.by_argument(
-        "prctl", 0, [_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE], match=refuse, other=ALLOW
     )
 
 
@@ -155,3 +190,12 @@ def load(program: bytes) -> None:
     """Install a filter on this process for good. Needs no_new_privs. Raises OSError."""
     fprog = _SockFprog(len(program) // 8, program)
     kernel.prctl(kernel.PR_SET_SECCOMP, 2, ctypes.byref(fprog))
+
+
+def load_asking(program: bytes) -> int:
+    """Install a filter as `load` does; the descriptor on which its questions arrive.
+
+    Raises OSError: EBUSY when an outer filter asks already, ENOSYS before Linux 5.0.
+    """
+    fprog = _SockFprog(len(program) // 8, program)
+    return kernel.syscall("seccomp", _SET_MODE_FILTER, _NEW_LISTENER, ctypes.byref(fprog))

@@ -1,7 +1,7 @@
 """Frames on the control socket of one session.
 
-To the child: nonce, length, code. From it: nonce, kind, two lengths, value, error. The nonce of a
-run is fresh, so bytes written blindly to every descriptor are not taken for an answer; what the
+To the child: what to do, nonce, length, text. From it: nonce, kind, two lengths, value, error. The
+nonce of a run is fresh, so bytes written blindly to every descriptor are not taken for an answer; what the
 child claims is still only a claim. Nothing is unpickled or parsed beyond these fixed headers.
 """
 
@@ -14,9 +14,11 @@ NONCE_BYTES = 16
 NO_NONCE = bytes(NONCE_BYTES)
 READY, UNFIT, OK, ERROR = range(4)
 """`UNFIT`: the fence could not be put up; no code was or will be run."""
+RUN, COPY, SETTLE = range(3)
+"""Run the text as code; make as many copies as the text says; a copy's work folder is the text."""
 MAX_ERROR_BYTES = 4096
 
-_REQUEST = struct.Struct("!16sI")
+_REQUEST = struct.Struct("!B16sI")
 _REPLY = struct.Struct("!16sBII")
 REQUEST_BYTES, REPLY_BYTES = _REQUEST.size, _REPLY.size
 
@@ -35,16 +37,16 @@ def encode(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def request(nonce: bytes, code: str) -> bytes:
-    """Frame that asks the child to run `code`."""
-    body = encode(code)
-    return _REQUEST.pack(nonce, len(body)) + body
+def request(nonce: bytes, text: str, order: int = RUN) -> bytes:
+    """Frame that asks the child to carry out an order."""
+    body = encode(text)
+    return _REQUEST.pack(order, nonce, len(body)) + body
 
 
-def request_header(header: bytes) -> tuple[bytes, int]:
-    """Nonce and number of code bytes that follow."""
-    nonce, length = _REQUEST.unpack(header)
-    return nonce, length
+def request_header(header: bytes) -> tuple[int, bytes, int]:
+    """The order, its nonce and the number of text bytes that follow."""
+    order, nonce, length = _REQUEST.unpack(header)
+    return order, nonce, length
 
 
 def reply(nonce: bytes, kind: int, value: bytes | None, error: bytes | None) -> bytes:

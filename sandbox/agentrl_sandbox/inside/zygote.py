@@ -2,8 +2,10 @@
 
 It lives in namespaces of its own where the machine allows, runs no model code, and dies when the
 trusted side hangs up. On the channel, one JSON object per line: `fork` comes with the three
-descriptors of a session and is answered by `forked` (with a pidfd on Linux) or `refused`;
-`signal` is for machines without pidfds; `exit` reports what `wait4` said.
+descriptors of a session and is answered by `forked` (with a pidfd on Linux) or `refused`; `copy`
+comes with three for each copy and is answered by `armed` or `refused`, later `born` and `fit` report
+each copy, and `call_off` ends the wait for them; `signal` is for machines without pidfds; `exit`
+reports what `wait4` said.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from dataclasses import dataclass
 
 from agentrl_sandbox.inside import confine, kernel, namespaces, news, privileges, visible, wire
 from agentrl_sandbox.inside.cell import Interpreter
+from agentrl_sandbox.inside.family import Birth, Family, Judge, Order
 from agentrl_sandbox.inside.folders import remove_tree
 from agentrl_sandbox.inside.plan import Plan
 from agentrl_sandbox.inside.warm import warm_up
@@ -29,8 +32,7 @@ from agentrl_sandbox.inside.warm import warm_up
 @dataclass(frozen=True, slots=True)
 class _Child:
     session: int
-    slot: int
-    work: str
+    family: Family
 
 
 class Zygote:
@@ -42,7 +44,11 @@ class Zygote:
         self._how = how
         self._base = base
         self._children: dict[int, _Child] = {}
-        self._pid_namespace: int | None = None
+        self._mount_namespace = -1
+        self._judge: Judge | None = None
+        self._selector = selectors.DefaultSelector()
+        self._nursery, self._nursery_far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._nursery.setblocking(False)
         self._pending = b""
         self._descriptors: list[int] = []
         self._memory_mb = 0.0
@@ -57,8 +63,11 @@ class Zygote:
         self._memory_mb = privileges.address_space_mb()
         can_become = self._plan.filtered and self._how != "user" and os.geteuid() == 0
         first_user = privileges.spare_users() if can_become else None
+        if self._plan.filtered:
+            proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._judge = Judge(proc, self._plan.namespaces, self._born, self._fit)
         if self._plan.namespaces:
-            self._pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+            self._mount_namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
             namespaces.build_root(visible.readable())
         if first_user is not None and self._reaches_python(first_user):
             self._first_user = first_user
@@ -91,17 +100,38 @@ class Zygote:
         signal.signal(signal.SIGCHLD, _noted)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         self._send({"op": "ready", "threads": 1, "uid": self._first_user})
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._channel, selectors.EVENT_READ)
-            selector.register(reader, selectors.EVENT_READ)
+        selector = self._selector
+        for source in (self._channel, self._nursery, reader):
+            selector.register(source, selectors.EVENT_READ)
+        while True:
+            for key, _ in selector.select():
+                if key.fileobj is self._channel:
+                    if not self._receive():
+                        return
+                elif key.fileobj is self._nursery:
+                    self._welcome()
+                elif isinstance(key.data, Family):
+                    self._hear(key.data)
+                else:
+                    os.read(reader, 4096)
+            self._reap()
+
+    def _welcome(self) -> None:
+        """Take the listeners of filters that children have put up."""
+        with contextlib.suppress(BlockingIOError):
             while True:
-                for key, _ in selector.select():
-                    if key.fileobj is self._channel:
-                        if not self._receive():
-                            return
-                    else:
-                        os.read(reader, 4096)
-                self._reap()
+                data, descriptors, _, _ = socket.recv_fds(self._nursery, 64, 1)
+                child = self._children.get(int(data))
+                for fd in descriptors:
+                    if child is None or child.family.asking is not None:
+                        os.close(fd)
+                        continue
+                    child.family.asking = fd
+                    self._selector.register(fd, selectors.EVENT_READ, child.family)
+
+    def _hear(self, family: Family) -> None:
+        if family.asking is not None and self._judge is not None:
+            self._judge.hear(family)
 
     def end(self) -> None:
         """Kill and reap every child."""
@@ -112,7 +142,7 @@ class Zygote:
             os.waitpid(pid, 0)
 
     def _receive(self) -> bool:
-        data, descriptors, _, _ = socket.recv_fds(self._channel, 65_536, 16)
+        data, descriptors, _, _ = socket.recv_fds(self._channel, 65_536, 96)
         self._descriptors += descriptors
         if not data:
             return False
@@ -123,48 +153,115 @@ class Zygote:
 
     def _obey(self, order: dict[str, int | str]) -> None:
         session = int(order["session"])
-        if order["op"] == "signal":
-            for pid, child in self._children.items():
-                if child.session == session:
-                    os.kill(pid, int(order["signal"]))
-            return
-        descriptors, self._descriptors = self._descriptors[:3], self._descriptors[3:]
-        try:
-            self._fork(session, descriptors)
-        except OSError as error:
-            self._send({"op": "refused", "session": session, "why": str(error)})
-        finally:
+        match order["op"]:
+            case "signal":
+                for pid, child in self._children.items():
+                    if child.session == session:
+                        os.kill(pid, int(order["signal"]))
+            case "call_off":
+                for child in list(self._children.values()):
+                    if child.session == session:
+                        self._call_off(child.family)
+            case "copy":
+                first, count = int(order["first"]), int(order["count"])
+                descriptors = self._descriptors[: 3 * count]
+                del self._descriptors[: 3 * count]
+                self._arm(session, first, descriptors)
+            case _:
+                descriptors = self._descriptors[:3]
+                del self._descriptors[:3]
+                try:
+                    self._fork(session, descriptors)
+                except OSError as error:
+                    self._send({"op": "refused", "session": session, "why": str(error)})
+                finally:
+                    for fd in descriptors:
+                        os.close(fd)
+
+    def _arm(self, session: int, first: int, descriptors: list[int]) -> None:
+        """Allow a session to make copies, numbered from `first` in the order they show up."""
+        self._welcome()
+        found = [(pid, c) for pid, c in self._children.items() if c.session == session]
+        why = ""
+        if not found:
+            why = "the session is gone"
+        elif found[0][1].family.asking is None:
+            why = "its filter cannot ask (Linux 5.9, and no other seccomp listener around it)"
+        elif found[0][1].family.order is not None:
+            why = "another session of its family is being copied"
+        if why:
             for fd in descriptors:
                 os.close(fd)
+            self._send({"op": "refused", "session": session, "why": why})
+            return
+        births = [
+            Birth(first + n, tuple(descriptors[3 * n : 3 * n + 3]))
+            for n in range(len(descriptors) // 3)
+        ]
+        pid, child = found[0]
+        child.family.order = Order(pid, len(births), births)
+        self._send({"op": "armed", "session": session})
 
     def _fork(self, session: int, descriptors: list[int]) -> None:
-        used = {child.slot for child in self._children.values()}
+        used = {child.family.slot for child in self._children.values()}
         slot = next(n for n in range(len(used) + 1) if n not in used)
-        quarters = self._quarters(session, slot)
-        pid = namespaces.fork_session(self._pid_namespace)
+        family, quarters = self._quarters(session, slot)
+        pid = os.fork()
         if pid == 0:
-            _live(self._plan, quarters, descriptors, self._memory_mb)
-        self._children[pid] = _Child(session, slot, quarters.work)
+            ends = [*descriptors, self._nursery_far.fileno()]
+            _live(self._plan, quarters, ends, self._memory_mb)
+        family.members.add(pid)
+        self._children[pid] = _Child(session, family)
         handles: list[int] = []
         if kernel.LINUX:
             handles.append(os.pidfd_open(pid))
-        work = quarters.work if self._base else ""
-        self._send({"op": "forked", "session": session, "pid": pid, "work": work}, handles)
+        self._send({"op": "forked", "session": session, "pid": pid, "work": family.folder}, handles)
         for fd in handles:
             os.close(fd)
 
-    def _quarters(self, session: int, slot: int) -> confine.Quarters:
+    def _quarters(self, session: int, slot: int) -> tuple[Family, confine.Quarters]:
         user = None if self._first_user is None else self._first_user + slot
-        me = os.geteuid() if user is None else user
+        folder = os.path.join(self._base, str(session)) if self._base else ""
+        family = Family(session, slot, folder)
         work = namespaces.WORK
-        if self._base:
-            work = os.path.join(self._base, str(session))
-            os.mkdir(work, 0o700)
-            if user is not None:
-                os.chown(work, user, user)
-        group = os.getegid() if user is None else user
-        parent = 0 if self._plan.namespaces else os.getpid()
-        return confine.Quarters(user, (me, group), work, parent)
+        if folder:
+            self._make_folder(folder, slot)
+            work = os.path.join(folder, str(session))
+            self._make_folder(work, slot)
+        below = namespaces.BOX if self._plan.namespaces else folder
+        return family, confine.Quarters(user, self._owner(slot), work, below, os.getpid())
+
+    def _owner(self, slot: int) -> tuple[int, int]:
+        if self._first_user is None:
+            return os.geteuid(), os.getegid()
+        return self._first_user + slot, self._first_user + slot
+
+    def _make_folder(self, path: str, slot: int) -> None:
+        os.mkdir(path, 0o700)
+        if self._first_user is not None:
+            os.chown(path, *self._owner(slot))
+
+    def _call_off(self, family: Family) -> None:
+        if family.order is not None and self._judge is not None:
+            family.called_off(self._judge.strangers(self._children))
+
+    def _born(self, family: Family, birth: Birth, pid: int, pidfd: int) -> None:
+        """Give a copy its work folder and tell the trusted side of it. Raises OSError."""
+        work = namespaces.WORK
+        if family.folder:
+            work = os.path.join(family.folder, str(birth.session))
+            self._make_folder(work, family.slot)
+        else:
+            owner = self._owner(family.slot)
+            assert self._judge is not None
+            assert family.order is not None
+            self._judge.map_user(pidfd, family.order.parent, owner)
+            namespaces.mount_for(pidfd, self._mount_namespace, *owner, self._plan.disk_mb)
+        self._children[pid] = _Child(birth.session, family)
+        self._send({"op": "born", "session": birth.session, "pid": pid, "work": work}, [pidfd])
+
+    def _fit(self, pid: int) -> None:
+        self._send({"op": "fit", "session": self._children[pid].session})
 
     def _reap(self) -> None:
         while True:
@@ -177,8 +274,7 @@ class Zygote:
             child = self._children.pop(pid, None)
             if child is None:
                 continue
-            if self._base:
-                _sweep(child.work)
+            self._leave(child.family, pid)
             with contextlib.suppress(OSError):
                 self._send(
                     {
@@ -186,6 +282,21 @@ class Zygote:
                         "cpu_s": usage.ru_utime + usage.ru_stime, "peak": usage.ru_maxrss,
                     }
                 )  # fmt: skip
+
+    def _leave(self, family: Family, pid: int) -> None:
+        """One member is dead; after the last one nothing of the family remains."""
+        family.members.discard(pid)
+        family.newborn.discard(pid)
+        if not family.members or (family.order is not None and family.order.parent == pid):
+            self._call_off(family)
+        if family.members:
+            return
+        if family.asking is not None:
+            self._selector.unregister(family.asking)
+            os.close(family.asking)
+            family.asking = None
+        if family.folder:
+            _sweep(family.folder)
 
     def _send(self, message: news.News, handles: list[int] | None = None) -> None:
         line = json.dumps(message).encode() + b"\n"
@@ -196,8 +307,10 @@ class Zygote:
 
 
 def _sweep(folder: str) -> None:
-    """Remove a work folder; a child does what may take long, the zygote must answer."""
+    """Remove a family's folders; a child does what may take long, the zygote must answer."""
     with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            os.rmdir(os.path.join(folder, name))
         os.rmdir(folder)
         return
     parent = os.getpid()
@@ -228,11 +341,12 @@ def _live(plan: Plan, quarters: confine.Quarters, descriptors: list[int], base_m
         try:
             os.setsid()
             confine.settle(quarters.work)
-            confine.put_up(plan, quarters, base_mb)
+            with socket.socket(fileno=confine.NURSERY_FD) as nursery:
+                confine.put_up(plan, quarters, base_mb, nursery)
         except Exception as error:  # noqa: BLE001 - whatever failed, the fence does not stand
             why = wire.encode(f"{type(error).__name__}: {error}")[: wire.MAX_ERROR_BYTES]
             control.sendall(wire.reply(wire.NO_NONCE, wire.UNFIT, None, why))
             os._exit(1)
-        Interpreter(control, plan.value_bytes).serve()
+        Interpreter(control, plan.value_bytes, quarters.work, plan.namespaces).serve()
     finally:
         os._exit(0)

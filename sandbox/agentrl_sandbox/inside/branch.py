@@ -1,0 +1,92 @@
+"""Making a copy of a running session, from the inside.
+
+This code runs in the process that model code has had, so it is trusted with nothing: what a copy
+may be is decided in `family`. Here is only what an honest interpreter must do to become one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import gc
+import io
+import os
+import tempfile
+
+from agentrl_sandbox.inside import confine, kernel, privileges, seccomp
+from agentrl_sandbox.inside.folders import copy_tree
+
+# Without giving up the interpreter's lock: nothing of it may run between the call and its return.
+_locked = ctypes.PyDLL(None, use_errno=True)
+_python = ctypes.pythonapi
+
+
+def clone(private_files: bool) -> bool:
+    """Fork as the zygote permits; True in the copy. Raises OSError.
+
+    `os.fork` cannot ask for a copy that is the zygote's child; what it does around the call is done
+    here. The session has one thread, so no lock of the C library is held by another.
+    """
+    flags = seccomp.copy_flags(private_files)
+    # Where the C library keeps the thread's id, which the kernel is to write for the copy.
+    address = ctypes.c_ulong()
+    kernel.prctl(kernel.PR_GET_TID_ADDRESS, ctypes.byref(address))
+    place = (address.value, 0) if kernel.ARCH == "x86_64" else (0, address.value)
+    _python.PyOS_BeforeFork()
+    number = kernel.number_of("clone")
+    pid = _locked.syscall(*map(ctypes.c_long, (number, flags, 0, 0, *place)))
+    code = ctypes.get_errno()
+    if pid == 0:
+        _python.PyOS_AfterFork_Child()
+        return True
+    _python.PyOS_AfterFork_Parent()
+    if pid < 0:
+        raise OSError(code, f"clone: {os.strerror(code)}")
+    return False
+
+
+def move_in(old: str, work: str, here: str) -> None:
+    """Take the contents of the old work folder along; the current folder must be it.
+
+    `here` was the current folder of the session. Raises OSError.
+    """
+    copy_tree(".", work)
+    _reopen(old, work, here)
+    os.chdir(_moved(here, old, work))
+    for name, text in os.environ.items():
+        os.environ[name] = _moved(text, old, work)
+    if tempfile.tempdir is not None:
+        tempfile.tempdir = _moved(tempfile.tempdir, old, work)
+
+
+def _moved(path: str, old: str, work: str) -> str:
+    return work + path[len(old) :] if path == old or path.startswith(old + os.sep) else path
+
+
+def _reopen(old: str, work: str, here: str) -> None:
+    """Let open files of the old folder be those of the new one, at the same position.
+
+    A file that has no name any more stays shared, as after any fork.
+    """
+    for found in gc.get_objects():
+        if type(found) is not io.FileIO or found.closed or not isinstance(found.name, str):
+            continue
+        path = os.path.normpath(os.path.join(here, found.name))
+        if not path.startswith(old + os.sep):
+            continue
+        with contextlib.suppress(OSError):
+            fd = found.fileno()
+            flags = fcntl.fcntl(fd, fcntl.F_GETFL) & ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC)
+            position = os.lseek(fd, 0, os.SEEK_CUR)
+            fresh = os.open(_moved(path, old, work), flags | os.O_CLOEXEC)
+            os.lseek(fresh, position, os.SEEK_SET)
+            os.dup2(fresh, fd, inheritable=False)
+            os.close(fresh)
+
+
+def finish_fence(parent: int) -> None:
+    """Give up what making a file tree of one's own gave, and die with the zygote."""
+    privileges.drop_capabilities()
+    kernel.die_with_parent(parent)
+    confine.reseed()
