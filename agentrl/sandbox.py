@@ -40,6 +40,8 @@ class SandboxLimits:
     loaded machine judge by CPU: `cpu_s=T` with `timeout_s=3 * T + 1`."""
     processes: int = 64
     """Threads and processes together, where the back end can count them."""
+    cpus: float | None = None
+    """Cores that one session may keep busy, where there are cgroups; None: no bound."""
 
 
 @dataclass(frozen=True, slots=True)
