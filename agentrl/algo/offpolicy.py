@@ -102,6 +102,9 @@ class Kept(NamedTuple):
 def keep(batch: Batch, correction: Correction) -> Kept:
     """Apply the correction's rejection rules to a step's whole batch, before it is cut up.
 
+    It comes after the advantages: what is rejected has counted in their statistics, as an excluded
+    trajectory does. Weights are normalised over what is left.
+
     Raises ValueError when there are rules and no `old_logprobs` yet.
     """
     if not correction.reject:
@@ -228,16 +231,30 @@ def mismatch(
     `kl_k1`, `kl_k3` estimate KL(behaviour || learner) and `chi2`, `chi2_sequence` the chi-squared
     divergence E[ratio^2] - 1 of tokens and trajectories; `ppl_ratio` is the mean over trajectories
     of the learner's perplexity over the behaviour's; `ess` is the effective share of the tokens,
-    (sum w)^2 / (N sum w^2), of the weights in use. Without `sequences` those of trajectories are left
-    out.
+    (sum w)^2 / (N sum w^2), of the weights in use; `weight_clipped_share` is the share of tokens
+    whose ratio, at the correction's level, is out of bounds. Without `sequences` the metrics of
+    trajectories are left out.
     """
     if not len(d):
         return {}
     d, weights = d.double(), weights.double()
     ratio = d.exp()
     low = 0.0 if correction.low is None else correction.low
-    outside = (ratio > correction.high) | (ratio < low)
-    metrics = {
+    in_use = ratio
+    by_sequence: dict[str, float] = {}
+    if sequences is not None:
+        of = distinct(sequences)
+        sums = d.new_zeros(of.n).index_add(0, of.inverse, d)
+        counts = d.new_zeros(of.n).index_add(0, of.inverse, torch.ones_like(d))
+        product = sums.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+        in_use = product[of.inverse] if correction.level == "sequence" else ratio
+        by_sequence = {
+            "chi2_sequence": float((product**2).mean() - 1),
+            "ratio_max_sequence": float(product.max()),
+            "ppl_ratio": float((-sums / counts).exp().mean()),
+        }
+    outside = (in_use > correction.high) | (in_use < low)
+    return {
         "kl_k1": float(-d.mean()),
         "kl_k3": float((ratio - d - 1).mean()),
         "ratio_max": float(ratio.max()),
@@ -245,18 +262,7 @@ def mismatch(
         "ess": float(weights.sum() ** 2 / (len(d) * (weights**2).sum()).clamp(min=1e-12)),
         "weight_mean": float(weights.mean()),
         "weight_clipped_share": float(outside.double().mean()),
-    }
-    if sequences is None:
-        return metrics
-    of = distinct(sequences)
-    sums = d.new_zeros(of.n).index_add(0, of.inverse, d)
-    counts = d.new_zeros(of.n).index_add(0, of.inverse, torch.ones_like(d))
-    product = sums.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
-    return metrics | {
-        "chi2_sequence": float((product**2).mean() - 1),
-        "ratio_max_sequence": float(product.max()),
-        "ppl_ratio": float((-sums / counts).exp().mean()),
-    }
+    } | by_sequence
 
 
 __all__ = [

@@ -233,6 +233,15 @@ def test_metrics_of_trajectories() -> None:
     )
 
 
+def test_clipped_share_is_at_the_corrections_level() -> None:
+    """Ratios 1.65, .9, .74 and products 1.49, .74 against a cap of 1.4: one token, or two."""
+    d, of = torch.tensor([0.5, -0.1, -0.3]), torch.tensor([0, 0, 1])
+    token = mismatch(d, d.exp(), Correction("token", high=1.4), of)
+    assert token["weight_clipped_share"] == pytest.approx(1 / 3)
+    sequence = mismatch(d, d.exp(), Correction("sequence", high=1.4), of)
+    assert sequence["weight_clipped_share"] == pytest.approx(2 / 3)
+
+
 def test_the_configuration_says_the_same() -> None:
     config = OffPolicyConfig.model_validate(
         {
