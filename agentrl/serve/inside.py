@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import linecache
+import mmap
 import os
 import sys
 import tempfile
@@ -57,7 +58,8 @@ def _read_from(stdin: str) -> None:
         file.write(stdin.encode("utf-8", "surrogatepass"))
         file.seek(0)
         os.dup2(file.fileno(), 0)
-    sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False), "utf-8", "surrogateescape")
+    raw = io.BufferedReader(io.FileIO(0, closefd=False))
+    sys.stdin = io.TextIOWrapper(raw, "utf-8", "surrogateescape")
 
 
 def _limit_memory(memory_mb: int) -> None:
@@ -65,10 +67,24 @@ def _limit_memory(memory_mb: int) -> None:
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 
-        with open("/proc/self/statm") as statm:
-            used = int(statm.read().split()[0]) * os.sysconf("SC_PAGESIZE")
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
-        resource.setrlimit(resource.RLIMIT_AS, (used + (memory_mb << 20), hard))
+        used, beyond = 0, hard if hard > 0 else 1 << 40
+        # A session has no /proc to read its size from: the size is where mapping a page begins to
+        # be refused.
+        while beyond - used > 1 << 20:
+            limit = (used + beyond) // 2
+            resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+            used, beyond = (used, limit) if _can_map() else (limit, beyond)
+        wanted = beyond + (memory_mb << 20)
+        resource.setrlimit(resource.RLIMIT_AS, (min(wanted, hard) if hard > 0 else wanted, hard))
+
+
+def _can_map() -> bool:
+    try:
+        mmap.mmap(-1, mmap.PAGESIZE).close()
+    except (OSError, MemoryError):
+        return False
+    return True
 
 
 def run(source: str, stdin: str | None, memory_mb: int) -> Plain:

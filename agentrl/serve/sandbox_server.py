@@ -111,6 +111,7 @@ def server_of(
         log_level="warning",
         access_log=False,
         lifespan="on",
+        ws="none",
         limit_concurrency=_MAX_REQUESTS,
         timeout_graceful_shutdown=_GRACE_S,
         timeout_keep_alive=30,

@@ -144,7 +144,8 @@ class Solution:
             file.write(stdin.encode("utf-8", "surrogatepass"))
             file.seek(0)
             os.dup2(file.fileno(), 0)
-        sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False), "utf-8", "surrogateescape")
+        raw = io.BufferedReader(io.FileIO(0, closefd=False))
+        sys.stdin = io.TextIOWrapper(raw, "utf-8", "surrogateescape")
         module = _module("__main__")
         try:
             exec(compile(source, "solution.py", "exec"), module.__dict__)

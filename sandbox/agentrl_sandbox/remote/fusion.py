@@ -8,6 +8,7 @@ program's output let it hang until its deadline, and one bad byte replaces a who
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
