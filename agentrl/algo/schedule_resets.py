@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from agentrl.errors import UserError
-from agentrl.points import NO_PATCH, Ctx, Patch
+from agentrl.points import NO_PATCH, Ctx, Need, Patch
 
 RESET_METRIC = "reset_reference"
 """Metric of a step at which the reference was reset: 1."""
@@ -22,6 +23,8 @@ class ReferenceReset:
     the resets that `Ctx.past` reports; of a run without such reports it works out its own, which
     agree as long as the whole run is remembered (`agentrl.points.PAST` steps).
     """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"reference"})
 
     patience: int = 100
     """Steps without improvement."""
@@ -69,6 +72,8 @@ def _last_finite(values: Sequence[float]) -> float:
 class PeriodicReset:
     """Reset every so many steps (ProRL v2: 200 to 500, the optimiser's moments kept)."""
 
+    needs: ClassVar[frozenset[Need]] = frozenset({"reference"})
+
     every: int
     optimizer: bool = False
     """The optimiser forgets its moments as well."""
@@ -90,6 +95,8 @@ class MovingAnchor:
 
     Every `every` steps reference <- rate reference + (1 - rate) policy.
     """
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"reference"})
 
     rate: float = 0.99
     every: int = 1

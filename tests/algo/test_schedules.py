@@ -13,7 +13,7 @@ from agentrl.algo.schedules import Anneal, LengthStages, Scale, Temperature, sta
 from agentrl.config import Plugin
 from agentrl.errors import UserError
 from agentrl.plugins import build
-from agentrl.points import NO_PATCH, Ctx, Patch, Schedule, combined
+from agentrl.points import NO_PATCH, Ctx, Patch, Schedule, combined, needs_of
 
 RESET = Patch(reset_reference=True, reset_optimizer=True)
 
@@ -146,6 +146,7 @@ def test_periodic_resets_and_anchors() -> None:
     assert [s for s in range(10) if reset.at(ctx(s)) == Patch(reset_reference=True)] == [3, 6, 9]
     assert PeriodicReset(every=3, optimizer=True).at(ctx(3)) == RESET
     assert [anchor.at(ctx(s)).anchor for s in range(5)] == [None, None, 0.9, None, 0.9]
+    assert needs_of(reset) == needs_of(anchor) == needs_of(ReferenceReset()) == {"reference"}
     for bad in (lambda: PeriodicReset(every=0), lambda: MovingAnchor(rate=1.0)):
         with pytest.raises(UserError):
             bad()
