@@ -210,14 +210,16 @@ class OwnTokens(Protocol):
 
 @runtime_checkable
 class OwnWeights(Protocol):
-    """An AuxTerm whose per-token factors depend on the whole optimiser step's batch.
+    """An AuxTerm or PolicyLoss whose per-token factors depend on the whole optimiser step's batch.
 
-    Pairs (DPO), softmaxes over tokens (TEA) and rank statistics cannot be taken from a micro-batch.
+    Pairs (DPO), softmaxes over tokens (TEA), counts by sign (OREAL) and rank statistics cannot be
+    taken from a micro-batch.
     """
 
     def weights(self, batch: Batch, ctx: Ctx) -> Tensor:
-        """f32 [B, T], detached; `batch.old_logprobs` (over the mask and the term's own tokens) is
-        set. Handed back, cut to the micro-batch, as `ForwardOutput.weights`."""
+        """f32 [B, T], detached. A term's are handed back, cut to the micro-batch, as
+        `ForwardOutput.weights`, and `batch.old_logprobs` (over the mask and its own tokens) is set
+        for it; a loss's multiply its losses, and `batch.advantages` is set."""
         ...
 
 

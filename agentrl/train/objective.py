@@ -98,6 +98,10 @@ class Objective:
             )
             for name, term in self._aux.items()
         ]
+        own_loss = (
+            self._loss.weights(batch, self._ctx) if isinstance(self._loss, OwnWeights) else None
+        )
+        self._loss_weights = own_loss
         self._weights: Tensor | None = None
         if batch.old_logprobs is not None:
             against = denominators(batch, batch.old_logprobs, self._correction)
@@ -125,6 +129,8 @@ class Objective:
         else:
             weights = micro.take(self._weights).to(device)
         losses, metrics = self._loss(scores.logprobs, against.old, advantages, batch.mask)
+        if self._loss_weights is not None:
+            losses = losses * micro.take(self._loss_weights).to(device)
         policy = self._aggregate(losses * weights, batch)
         self._aux_sums["loss/policy"] += float(policy.detach())
         for name, value in metrics.items():
