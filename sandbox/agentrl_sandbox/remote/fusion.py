@@ -27,6 +27,8 @@ DRAIN_BYTES = 128 << 10
 DECODE_ERROR = "[DecodeError]"
 _ATTEMPTS = 3
 _PAUSE_S = 0.2
+_REPLAY_FACTOR, _REPLAY_SPARE_S = 2.0, 1.0
+"""What earlier cells may take again, from what they took; the schema has one deadline for all."""
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
@@ -165,7 +167,6 @@ class ReplaySandbox:
         self._lock = asyncio.Lock()
         self._cells: list[str] = []
         self._replay_s = 0.0
-        self._longest_s = 0.0
         self._closed = False
 
     async def run(self, code: str, *, timeout_s: float) -> ExecResult:
@@ -176,7 +177,7 @@ class ReplaySandbox:
             total_s = timeout_s + self._replay_s
             body: Body = {
                 "cells": [*self._cells, code],
-                "cell_timeout": max(self._longest_s, timeout_s),
+                "cell_timeout": 0,
                 "total_timeout": total_s,
                 "kernel": "python3",
                 "files": {},
@@ -188,8 +189,7 @@ class ReplaySandbox:
                 self._forget()
             else:
                 self._cells.append(code)
-                self._replay_s += timeout_s
-                self._longest_s = max(self._longest_s, timeout_s)
+                self._replay_s = _REPLAY_FACTOR * result.wall_s + _REPLAY_SPARE_S
             return _capped(result, self._terms)
 
     def _result(self, fields: Body, timeout_s: float) -> ExecResult:
@@ -208,7 +208,7 @@ class ReplaySandbox:
 
     def _forget(self) -> None:
         self._cells.clear()
-        self._replay_s = self._longest_s = 0.0
+        self._replay_s = 0.0
 
     async def reset(self) -> None:
         """Forget all state; see the contract."""

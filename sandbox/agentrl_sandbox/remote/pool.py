@@ -83,8 +83,15 @@ class RemotePool:
         Raises SandboxUnavailable when it cannot be reached, wants another token or isolates less than
         `min_isolation`; UserError when an option does not fit the server.
         """
-        if self._level is not None:
-            return
+        if self._level is None:
+            try:
+                self._level, self._own = await self._admitted()
+            except BaseException:
+                await self._wire.close()
+                raise
+
+    async def _admitted(self) -> tuple[IsolationLevel, bool]:
+        """The server's level, high enough, and whether it is agentrl's own."""
         try:
             level, own = await self._greet()
         except Unauthorized as error:
@@ -101,7 +108,7 @@ class RemotePool:
             raise SandboxUnavailable(self._remedy(level, own))
         if LEVELS.index(level) < LEVELS.index("standard"):
             _log.warning("sandbox isolation of %s is %r", self._wire.url, level)
-        self._level, self._own = level, own
+        return level, own
 
     async def _greet(self) -> tuple[IsolationLevel, bool]:
         answer = await self._wire.ask("GET", "/agentrl", budget_s=_OPEN_S, repeatable=True)
