@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from agentrl_sandbox.cgroups import Group
+
 
 @dataclass(frozen=True, slots=True)
 class Exit:
@@ -74,6 +76,23 @@ class Kin:
     """Empty where each has a private file tree."""
     members: int = 1
     """How many there have been: what the folder may hold grows with it."""
+    alive: int = 1
+    group: Group | None = None
+    """The cgroup that they share; its limits grow with `members` too."""
+
+    def grow(self, count: int) -> None:
+        """Make room for copies. Raises OSError."""
+        self.members += count
+        self.alive += count
+        if self.group is not None:
+            self.group.allow(self.members)
+
+    def leave(self) -> None:
+        """One is dead; the last one takes the cgroup along."""
+        self.alive -= 1
+        if self.alive == 0 and self.group is not None:
+            self.group.remove()
+            self.group = None
 
 
 class Child:
@@ -101,11 +120,23 @@ class Child:
         self.exited = exited
         """Resolves when it is reaped; None when its zygote was lost and nobody could tell."""
         self.runs = 0
+        self._oom_kills = 0
         self._ends = ends
         self._pidfd = pidfd
         self._pid = pid if pidfd is None else _pid_behind(pidfd)
         self._fallback = fallback
         self._closed = False
+
+    def join(self, group: Group) -> None:
+        """Put it into a cgroup, for as long as it lives. Raises OSError; blocks for some 10 ms."""
+        self.kin.group = group
+        group.attach(self._pid)
+
+    def oom_kills(self) -> int:
+        """How often the kernel has killed something in its cgroup."""
+        if not self._closed and self.kin.group is not None:
+            self._oom_kills = self.kin.group.oom_kills()
+        return self._oom_kills
 
     def send_signal(self, number: signal.Signals) -> None:
         """Signal it; the dead are left in peace."""
@@ -187,11 +218,13 @@ class Child:
     def _release(self) -> None:
         if self._closed:
             return
+        self.oom_kills()
         self._closed = True
         self._ends.close_near()
         if self._pidfd is not None:
             os.close(self._pidfd)
             self._pidfd = None
+        self.kin.leave()
 
 
 def _pid_behind(pidfd: int) -> int:

@@ -97,7 +97,12 @@ async def _collect(
         for birth in filter(None, births):
             os.close(birth[1])
         raise SandboxError("a copy of the session did not come to life")
-    child.kin.members += len(births)
+    try:
+        child.kin.grow(len(births))
+    except OSError as error:
+        for birth in filter(None, births):
+            os.close(birth[1])
+        raise SandboxError(f"the session's cgroup cannot be enlarged: {error}") from error
     return [
         link.child(end, child.kin, birth[0]["pid"], birth[1], birth[0]["work"], delivery)
         for end, birth, delivery in zip(ends, filter(None, births), deliveries, strict=True)

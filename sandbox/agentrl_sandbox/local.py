@@ -42,6 +42,11 @@ class LocalPool(ForkPool):
         found = await asyncio.to_thread(probe, self._python)
         level: IsolationLevel = LEVELS[min(map(LEVELS.index, (found.level, self._most)))]
         if LEVELS.index(level) < LEVELS.index(self._least):
+            if level != found.level:
+                raise SandboxUnavailable(
+                    f"max_isolation={self._most!r} is below min_isolation={self._least!r}: raise "
+                    f"the one or lower the other; {remedy(found, self._least)}"
+                )
             raise SandboxUnavailable(remedy(found, self._least))
         if LEVELS.index(found.level) < LEVELS.index("standard"):
             _log.warning("sandbox isolation is %r: %s", level, found.why_not("standard"))
@@ -66,7 +71,11 @@ def remedy(found: Capabilities, wanted: IsolationLevel) -> str:
         return begin + "run agentrl inside WSL 2"
     why = found.why_not(wanted)
     if wanted == "strong":
-        return begin + "the local sandbox does not use memory cgroups, so ask for 'standard'"
+        return begin + (
+            f"{why}; run as root where /sys/fs/cgroup can be written to (in a container "
+            "`--cgroupns=private` and that folder mounted read-write), or as a user in a group of "
+            "your own (`systemd-run --user --scope -p Delegate=yes`), or ask for 'standard'"
+        )
     if wanted == "standard":
         return begin + (
             f"{why}; allow unprivileged user namespaces, in a container with "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import time
 from abc import ABC, abstractmethod
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 
 from agentrl.errors import SandboxError, SandboxUnavailable, UserError
 from agentrl.sandbox import ExecResult, IsolationLevel, PoolStatistics, SandboxLimits
+from agentrl_sandbox import cgroups
+from agentrl_sandbox.cgroups import Home
 from agentrl_sandbox.child import Child
 from agentrl_sandbox.conversation import Conversation
 from agentrl_sandbox.copying import copies_of
@@ -73,6 +76,8 @@ class ForkPool(ABC):
         self._waiting = 0
         self._running = 0
         self._counts = Counts()
+        self._home: Home | None = None
+        self._serial = itertools.count()
 
     @abstractmethod
     async def _choose_level(self) -> IsolationLevel:
@@ -91,15 +96,16 @@ class ForkPool(ABC):
         if self._level is not None:
             return
         level = await self._choose_level()
+        self._serial = itertools.count()
         try:
-            link = await Link.start(self._plan(level), self._python)
+            link = await self._start_link(level)
             try:
-                child = await _ready_child(link)
+                child = await self._ready_child(link)
                 await child.close(_REAP_S)
             except BaseException:
-                await link.close()
+                await self._end_link(link)
                 raise
-        except SandboxError as error:
+        except (SandboxError, OSError) as error:
             raise SandboxUnavailable(
                 f"isolation level {level} cannot be set up: {error}"
             ) from error
@@ -130,10 +136,33 @@ class ForkPool(ABC):
                     self._counts.expired += 1
                     await session.expire()
 
+    async def _start_link(self, level: IsolationLevel) -> Link:
+        """A warm zygote, with a home for cgroups where the level has them."""
+        if level == "strong":
+            places = cgroups.find()
+            places.sweep()
+            self._home = places.make_home()
+        try:
+            return await Link.start(self._plan(level), self._python)
+        except BaseException:
+            self._leave_home()
+            raise
+
+    async def _end_link(self, link: Link) -> None:
+        await link.close()
+        self._leave_home()
+
+    def _leave_home(self) -> None:
+        home, self._home = self._home, None
+        if home is not None:
+            home.remove()
+
     def _plan(self, level: IsolationLevel) -> Plan:
         limits = self._limits
         return Plan(
             level=level,
+            processes=limits.processes,
+            cgroups=self._home.paths() if self._home else (),
             memory_mb=limits.memory_mb,
             disk_mb=limits.disk_mb,
             open_files=limits.open_files,
@@ -240,11 +269,28 @@ class ForkPool(ABC):
         """A ready child, from a new zygote if the old one is gone. Raises SandboxError."""
         link = await self._live_link()
         try:
-            return await _ready_child(link)
+            return await self._ready_child(link)
         except SandboxError:
             if not link.lost:
                 raise
-        return await _ready_child(await self._live_link())
+        return await self._ready_child(await self._live_link())
+
+    async def _ready_child(self, link: Link) -> Child:
+        child = await ready_child(link)
+        if self._home is not None:
+            await self._enclose(child, self._home)
+        return child
+
+    async def _enclose(self, child: Child, home: Home) -> None:
+        """Give it a cgroup of its own; it ends when that fails. Raises SandboxError."""
+        try:
+            group = home.make_group(str(next(self._serial)), self._limits)
+            await asyncio.shield(asyncio.to_thread(child.join, group))
+        except BaseException as error:
+            await asyncio.shield(child.close(_REAP_S))
+            if not isinstance(error, OSError):
+                raise
+            raise SandboxError(f"a session could not be put into a cgroup: {error}") from error
 
     async def _copy(self, child: Child, count: int) -> list[Session]:
         """Sessions of copies of a child, in slots of their own."""
@@ -264,8 +310,8 @@ class ForkPool(ABC):
                 raise SandboxError("the sandbox pool is closed")
             if self._link.lost:
                 self._counts.replaced()
-                await self._link.close()
-                self._link = await Link.start(self._plan(self._level), self._python)
+                await self._end_link(self._link)
+                self._link = await self._start_link(self._level)
             return self._link
 
     async def close(self) -> None:
@@ -282,7 +328,7 @@ class ForkPool(ABC):
         async with self._linking:
             link, self._link = self._link, None
             if link is not None:
-                await link.close()
+                await self._end_link(link)
 
     def statistics(self) -> PoolStatistics:
         """Counts for metrics."""
@@ -302,7 +348,7 @@ class ForkPool(ABC):
         )
 
 
-async def _ready_child(link: Link) -> Child:
+async def ready_child(link: Link) -> Child:
     """Fork and wait for the child's word that its fence stands. Raises SandboxError."""
     child = await link.fork()
     ready = False

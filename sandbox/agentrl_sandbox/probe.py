@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import functools
 import json
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
 
-from agentrl.sandbox import IsolationLevel
-from agentrl_sandbox import boot
+from agentrl.sandbox import IsolationLevel, SandboxLimits
+from agentrl_sandbox import boot, cgroups
 
 _PROBE_S = 30.0
 _NEEDED: dict[IsolationLevel, tuple[str, ...]] = {
     "minimal": ("seccomp",),
     "lite": ("seccomp", "landlock"),
     "standard": ("seccomp", "namespaces", "session mounts"),
+    "strong": ("seccomp", "namespaces", "session mounts", "memory cgroup"),
 }
+_EAT = "import sys; sys.stdin.readline(); x = bytearray(256 << 20); print('not stopped')"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,7 @@ def probe(python: str | None = None) -> Capabilities:
     """Try every primitive in throw-away processes. Takes about 0.1 s; cached per interpreter."""
     if sys.platform != "linux":
         detail = f"{sys.platform} has none"
-        names = ("seccomp", "landlock", "namespaces", "session mounts")
+        names = ("seccomp", "landlock", "namespaces", "session mounts", "memory cgroup")
         return Capabilities("none", tuple(Primitive(n, False, detail) for n in names))
     process = boot.start("probing", python=python)
     try:
@@ -65,6 +68,7 @@ def probe(python: str | None = None) -> Capabilities:
         output, errors = process.communicate()
     try:
         found: dict[str, tuple[bool, str]] = json.loads(output)
+        found["memory cgroup"] = _memory_cgroup()
     except ValueError:
         detail = f"the probe failed: {errors.decode('utf-8', 'replace')[-500:]}"
         return Capabilities("none", (Primitive("probe", False, detail),))
@@ -75,3 +79,34 @@ def probe(python: str | None = None) -> Capabilities:
         if working.issuperset(needed):
             level = candidate
     return Capabilities(level, primitives)
+
+
+def _memory_cgroup() -> tuple[bool, str]:
+    """Let a throw-away process use more memory than its cgroup has, and see what becomes of it."""
+    try:
+        places = cgroups.find()
+        places.sweep()
+        home = places.make_home()
+    except OSError as error:
+        return False, str(error)
+    try:
+        group = home.make_group("probe", SandboxLimits(memory_mb=16))
+        with subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _EAT],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        ) as process:  # fmt: skip
+            try:
+                group.attach(process.pid)
+                process.communicate(b"\n", timeout=_PROBE_S)
+            finally:
+                process.kill()
+        kills = group.oom_kills()
+        group.remove()
+    except (OSError, subprocess.SubprocessError) as error:
+        return False, str(error)
+    finally:
+        home.remove()
+    version = 2 if places.unified else 1
+    if process.returncode != -signal.SIGKILL or kills == 0:
+        return False, f"version {version}: the limit is not obeyed"
+    return True, f"version {version}, with {', '.join(places.of)}"

@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agentrl.errors import SandboxError, UserError
 from agentrl.sandbox import ExecResult, IsolationLevel, SandboxLimits
@@ -185,7 +185,7 @@ class Session:
     ) -> ExecResult:
         keep = self._terms.limits.output_bytes
         talk = Conversation(child, nonce=os.urandom(wire.NONCE_BYTES), keep_bytes=keep)
-        cpu_before = child.cpu_s()
+        cpu_before, kills_before = child.cpu_s(), child.oom_kills()
         child.runs += 1
         clean = False
         try:
@@ -203,7 +203,10 @@ class Session:
             if not clean:
                 child.kill()
                 self._terms.counts.replaced()
-        exit_ = None if clean else await self._last_of(child)
+        exit_ = None
+        if not clean:
+            exit_ = await self._last_of(child)
+            course = replace(course, out_of_memory=child.oom_kills() > kills_before)
         cpu_s = (exit_.cpu_s if exit_ else child.cpu_s()) - cpu_before
         return ExecResult(
             status=status_of(course, talk.reply, exit_),

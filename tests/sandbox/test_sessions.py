@@ -286,8 +286,8 @@ async def test_below_the_demanded_level_nothing_opens() -> None:
         await pool.open()
     with pytest.raises(SandboxError):
         await pool.acquire()
-    with pytest.raises(SandboxUnavailable, match="ask for 'standard'"):
-        await LocalPool(min_isolation="strong").open()
+    with pytest.raises(SandboxUnavailable, match="max_isolation"):
+        await LocalPool(min_isolation="strong", max_isolation="standard").open()
 
 
 @pytest.mark.parametrize(
@@ -307,6 +307,13 @@ async def test_the_remedy_fits_the_machine(
     assert all(word in text for word in words), text
 
 
+async def test_the_remedy_for_no_memory_cgroup(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    found = Capabilities("standard", (Primitive("memory cgroup", False, "read-only"),))
+    text = remedy(found, "strong")
+    assert all(word in text for word in ("read-only", "Delegate=yes", "ask for 'standard'")), text
+
+
 async def test_an_interpreter_that_is_not_there() -> None:
     with pytest.raises(UserError, match=r"/nowhere/python.*set python to"):
         await LocalPool(python="/nowhere/python").open()
@@ -319,6 +326,7 @@ async def test_what_doctor_prints() -> None:
         "landlock",
         "namespaces",
         "session mounts",
+        "memory cgroup",
         "isolation level",
     ]
     assert lines[-1] == f"isolation level: {probe().level}"

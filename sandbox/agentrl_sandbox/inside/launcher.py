@@ -1,8 +1,8 @@
 """The first process: enters the namespaces, forks the zygote, and guards it.
 
 It stays small (nothing heavy is imported here) and has three duties: the zygote dies with it, it
-dies with the process that started it, and it removes the work folders of sessions that have no
-private file tree.
+dies with the process that started it, and it removes what the sessions lived in: the work folders of
+those without a private file tree, and cgroups.
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ def main() -> None:
     plan = Plan.from_json(_first_line(channel))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _be_first_to_go()
+    groups = [os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in plan.cgroups]
+    parents = [
+        os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY) for path in plan.cgroups
+    ]
     how = namespaces.enter() if plan.namespaces else None
     base = "" if plan.namespaces else tempfile.mkdtemp(prefix="agentrl-sandbox-")
     if base:
@@ -41,11 +45,15 @@ def main() -> None:
     if pid == 0:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
         kernel.die_with_parent(launcher)
+        for fd in (*groups, *parents):
+            os.close(fd)
         _be_zygote(channel, plan, how, base)
     channel.close()
     _guard(pid, parent)
     if base:
         _clear(base)
+    for path, group, above in zip(plan.cgroups, groups, parents, strict=True):
+        _clear_cgroup(os.path.basename(path), group, above)
 
 
 def _first_line(channel: socket.socket) -> str:
@@ -100,3 +108,22 @@ def _clear(base: str) -> None:
     while os.path.exists(base) and time.monotonic() < deadline:
         remove_tree(base)
         time.sleep(0.01)
+
+
+def _clear_cgroup(name: str, group: int, above: int) -> None:
+    """Remove a cgroup and those in it, by handles that were there before the namespaces.
+
+    The trusted side does the same when it closes in good order; whoever comes second finds nothing.
+    """
+    deadline = time.monotonic() + _GONE_S
+    while time.monotonic() < deadline:
+        try:
+            for inner in os.listdir(group):
+                with contextlib.suppress(NotADirectoryError, PermissionError):
+                    os.rmdir(inner, dir_fd=group)
+            os.rmdir(name, dir_fd=above)
+            return
+        except FileNotFoundError:
+            return
+        except OSError:
+            time.sleep(0.01)

@@ -17,6 +17,10 @@ class Plan:
     open_files: int
     value_bytes: int
     """Longest echoed value."""
+    processes: int = 64
+    """Threads that one session may have, where it has a user of its own."""
+    cgroups: tuple[str, ...] = ()
+    """Folders of this machine for the launcher to remove when the zygote is dead."""
     warm: bool = True
     """Import and exercise numpy and sympy before the first fork."""
 
@@ -27,7 +31,9 @@ class Plan:
     @classmethod
     def from_json(cls, text: str) -> Plan:
         """Inverse of `to_json`."""
-        return cls(**json.loads(text))
+        data = json.loads(text)
+        data["cgroups"] = tuple(data["cgroups"])
+        return cls(**data)
 
     @property
     def namespaces(self) -> bool:
