@@ -30,9 +30,10 @@ def summed(group: Group) -> Shaped:
     """Each trajectory's components added up, measurements left out, f32 [G] in the group's order.
 
     Trajectories that the world failed get 0.0 as a place holder; `rewarded` leaves them unscored.
+    Token rewards that the plan gave (a search tree's values) are where shapers start from.
     """
     sums = [0.0 if t.error is not None else _sum(t.rewards) for t in group.trajectories]
-    return Shaped(floats_array(sums))
+    return Shaped(floats_array(sums), group.token_rewards)
 
 
 def rewarded(group: Group, shaped: Shaped) -> Group:

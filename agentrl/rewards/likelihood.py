@@ -8,6 +8,7 @@ are; only the reference is encoded, and only for scoring.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,6 +20,9 @@ from agentrl.points import ScoredModel, Services
 from agentrl.rewards.texts import Run, char_ends, runs
 from agentrl.trajectory import Trajectory
 from agentrl.transcript import Float32Array, Origin, ids_array
+
+TAIL = 256
+"""Tokens at the end of a response in which its answer is looked for first."""
 
 
 class ScoredRow(NamedTuple):
@@ -97,14 +101,25 @@ class ReferenceScore:
 
     def _place(self, run: Run) -> tuple[int, str] | None:
         """Tokens of the run before the answer, and the text between them and it."""
-        text = self.tokenizer.decode(run.token_ids)
-        at = text.rfind(self.opens)
-        if at < 0:
-            return None
-        offset = at + len(self.opens)
-        ends = char_ends(self.tokenizer, run.token_ids)
-        kept = int(np.searchsorted(ends, offset, side="right"))
-        return kept, text[int(ends[kept - 1]) if kept else 0 : offset]
+        n = len(run.token_ids)
+        for start in self._starts(n):
+            tail = run.token_ids[start:]
+            text = self.tokenizer.decode(tail)
+            at = text.rfind(self.opens)
+            if at >= 0:
+                offset = at + len(self.opens)
+                ends = char_ends(self.tokenizer, tail)
+                kept = int(np.searchsorted(ends, offset, side="right"))
+                return start + kept, text[int(ends[kept - 1]) if kept else 0 : offset]
+        return None
+
+    def _starts(self, n: int) -> Iterator[int]:
+        """Where to decode from: a tail that doubles until it is the whole run."""
+        size = TAIL
+        while size < n:
+            yield n - size
+            size *= 2
+        yield 0
 
     def _row(self, trajectory: Trajectory, ids: list[int], overhang: str) -> ScoredRow:
         answer = trajectory.task.answer

@@ -21,7 +21,7 @@ from agentrl.history import HistoryStore
 from agentrl.points import Ctx, Shaped
 from agentrl.rewards.base import COMPONENT, added, spent, with_tokens
 from agentrl.rewards.search_agents import golds
-from agentrl.rewards.texts import response_messages, runs
+from agentrl.rewards.texts import response_messages, turn_ends
 from agentrl.trajectory import Group, Trajectory
 from agentrl.transcript import Float32Array, floats_array
 from agentrl.verify.text_answer import contains_match
@@ -105,10 +105,11 @@ class ReSeek:
 
     def _placed(self, trajectory: Trajectory, judged: Sequence[Judgement]) -> Float32Array:
         rewards = np.zeros(trajectory.n_tokens)
-        turns = runs(trajectory)
+        ends = turn_ends(trajectory)
         for t, judgement in enumerate(judged):
-            run = turns[judgement.turn]
-            rewards[run.offset + len(run.token_ids) - 1] += self.gamma**t * self.value(judgement)
+            rewards[ends[min(judgement.turn, len(ends) - 1)]] += self.gamma**t * self.value(
+                judgement
+            )
         return floats_array(rewards)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from agentrl.chat.base import Tokenizer
 from agentrl.chat.protocols.text import split_thinking
 from agentrl.trajectory import Trajectory
-from agentrl.transcript import Int32Array, ids_array
+from agentrl.transcript import SAMPLED, Int32Array, Origin, ids_array
 from agentrl.types import Message
 
 WINDOW = 4
@@ -90,6 +90,25 @@ def runs(trajectory: Trajectory) -> list[Run]:
     return found
 
 
+def turn_ends(trajectory: Trajectory) -> list[int]:
+    """Per turn, the index of its last sampled token in the joined rows.
+
+    Turns are parted by observations and by rows; glue inside a generation parts nothing.
+    """
+    ends: list[int] = []
+    offset = 0
+    for row in trajectory.rows:
+        open_turn = False
+        for segment in row.segments:
+            offset += len(segment)
+            if segment.origin in SAMPLED:
+                ends = [*(ends[:-1] if open_turn else ends), offset - 1]
+                open_turn = True
+            elif segment.origin is Origin.OBSERVATION:
+                open_turn = False
+    return ends
+
+
 def sampled_ids(trajectory: Trajectory) -> Int32Array:
     """All tokens the policy wrote, joined, shape [|y|]."""
     ids: list[int] = [token for run in runs(trajectory) for token in run.token_ids.tolist()]
@@ -123,5 +142,6 @@ __all__ = [
     "sampled_ids",
     "spoken",
     "thinking",
+    "turn_ends",
     "turn_texts",
 ]

@@ -179,7 +179,7 @@ def shape(
 
     Shapers see only trajectories that the world did not fail; the others stay in the group, unscored.
     """
-    scored = replace(group, trajectories=group.scored)
+    scored = _scored(group)
     if not scored.trajectories:
         return group, ()
     shaped: Shaped = summed(scored)
@@ -188,6 +188,14 @@ def shape(
         shaped = shaper(scored, shaped, history, ctx)
         writes.extend(shaped.writes)
     return rewarded(group, _with_failed(group, shaped)), tuple(writes)
+
+
+def _scored(group: Group) -> Group:
+    """The group without failed trajectories, the token rewards that its plan gave included."""
+    kept = group.token_rewards
+    if kept is not None:
+        kept = tuple(r for r, t in zip(kept, group.trajectories, strict=True) if t.error is None)
+    return replace(group, trajectories=group.scored, token_rewards=kept)
 
 
 def _with_failed(group: Group, shaped: Shaped) -> Shaped:
