@@ -69,7 +69,7 @@ class DataConfig(Node):
     hf: str | None = None
     """A hub data set, `name`, `name:split` or `name:config:split`; needs the `data` extra."""
     limit: int | None = Field(default=None, gt=0)
-    """Use only the first so many rows."""
+    """Use only the first so many rows; without a file, so many generated tasks, epoch after epoch."""
     unanswered: Literal["refuse", "drop"] = "refuse"
     """What to do with a row that has no gold answer."""
     shuffle: bool = True

@@ -14,7 +14,7 @@ from typing import final
 
 from agentrl.data.rates import Bar, read_verdicts, shares, traces, verdicts_of
 from agentrl.data.state import restored, stored
-from agentrl.data.stream import PATIENCE, Cursor, TaskStream
+from agentrl.data.stream import PATIENCE, Cursor, TaskStream, must_repeat
 from agentrl.errors import UserError
 from agentrl.points import Ctx
 from agentrl.trajectory import Group
@@ -61,7 +61,8 @@ class OneShot:
             component: the reward that says whether a trajectory is correct.
             above: it is when that is above this bar.
 
-        Raises UserError unless exactly one way is given, or when the task is not in the stream.
+        Raises UserError unless exactly one way is given, when the task is not in the stream, or
+        when a warm-up would never see a task twice.
         """
         if sum(way is not None for way in (task, history, warmup_steps)) != 1:
             raise UserError(
@@ -72,6 +73,8 @@ class OneShot:
             raise UserError(
                 "one_shot needs n_tasks >= 1 and warmup_steps >= 2: one value varies not"
             )
+        if warmup_steps is not None:
+            must_repeat(stream, "one_shot.warmup_steps")
         self._stream, self._n_tasks, self._bar = stream, n_tasks, Bar(component, above)
         self._warmup_steps = warmup_steps or 0
         self._cursor = Cursor(stream)

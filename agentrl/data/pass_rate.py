@@ -15,7 +15,7 @@ from pydantic import ConfigDict
 
 from agentrl.data.rates import Bar, Difficulty, Rates, difficulty
 from agentrl.data.state import restored, stored
-from agentrl.data.stream import Cursor, FileStream, TaskStream
+from agentrl.data.stream import Cursor, FileStream, TaskStream, must_repeat
 from agentrl.errors import UserError
 from agentrl.points import Ctx
 from agentrl.trajectory import Group
@@ -75,10 +75,13 @@ class PassRate:
             component: the reward that says whether a trajectory is correct.
             above: it is when that is above this bar.
 
-        Raises UserError on bounds out of order, or bands without what they need.
+        Raises UserError on bounds out of order, bands without what they need, or a stream whose
+        tasks never come again.
         """
         if not 0 <= low < high <= 1:
             raise UserError(f"pass_rate needs 0 <= low < high <= 1, not {low} and {high}")
+        if rates is None:
+            must_repeat(stream, "pass_rate without data.source.rates")
         self._rates = Rates(rates, Bar(component, above))
         self._low, self._high, self._open, self._only = low, high, open, only
         self._unmeasured = unmeasured or rates is None

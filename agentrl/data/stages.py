@@ -16,7 +16,7 @@ from pydantic import ConfigDict
 
 from agentrl.data.rates import Bar, Rates
 from agentrl.data.state import restored, stored
-from agentrl.data.stream import Cursor, TaskStream
+from agentrl.data.stream import Cursor, TaskStream, must_repeat
 from agentrl.errors import UserError
 from agentrl.points import Ctx
 from agentrl.trajectory import Group
@@ -193,6 +193,8 @@ def hard(
         raise UserError(
             "hard needs data.source.from_step=N, or data.source.rates=trajectories.jsonl"
         )
+    if rates is None:
+        must_repeat(stream, "hard without data.source.rates")
     last = Stage(max_rate=below, open=True, unmeasured=False)
     stages = (Stage(steps=from_step), last) if from_step else (last,)
     return Stages(

@@ -139,6 +139,15 @@ class FileStream:
         return order
 
 
+def must_repeat(stream: TaskStream, why: str) -> None:
+    """Raise UserError, naming what needs it, when a stream's tasks never come again."""
+    if stream.epoch is None:
+        raise UserError(
+            f"{why} needs tasks that come again; give data.path=tasks.jsonl, or data.limit=N for N "
+            "generated tasks"
+        )
+
+
 @final
 class Cursor:
     """A place in a stream, moved by drawing."""
@@ -196,4 +205,12 @@ class Cursor:
         return task
 
 
-__all__ = ["LOOK", "PATIENCE", "Cursor", "FileStream", "GeneratedStream", "TaskStream"]
+__all__ = [
+    "LOOK",
+    "PATIENCE",
+    "Cursor",
+    "FileStream",
+    "GeneratedStream",
+    "TaskStream",
+    "must_repeat",
+]

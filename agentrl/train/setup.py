@@ -141,11 +141,14 @@ def train_source(config: RunConfig, env: Env) -> TaskSource:
 
 
 def train_stream(config: RunConfig, env: Env) -> TaskStream:
-    """The data file's tasks, else the environment's own."""
-    tasks = _file_tasks(config.data)
+    """The data file's tasks, else the environment's own: endless, or `data.limit` of them."""
+    data, seed = config.data, config.seed
+    tasks: Sequence[Task] | None = _file_tasks(data)
+    if tasks is None and data.limit is not None:
+        tasks = _generated(config, env, "train", data.limit, "data.limit")
     if tasks is not None:
-        return FileStream(tasks, seed=config.seed, shuffle=config.data.shuffle)
-    return GeneratedStream(_generator(env, config), split="train", seed=config.seed)
+        return FileStream(tasks, seed=seed, shuffle=data.shuffle)
+    return GeneratedStream(_generator(env, config), split="train", seed=seed)
 
 
 def eval_tasks(config: RunConfig, env: Env) -> Sequence[Task]:
@@ -155,18 +158,20 @@ def eval_tasks(config: RunConfig, env: Env) -> Sequence[Task]:
     tasks = _file_tasks(config.data)
     if tasks is not None:
         return tasks[: config.eval.tasks]
-    drawn = islice(
-        _generator(env, config).tasks(config.eval.split, seed=config.seed),
-        DRAWS * config.eval.tasks,
-    )
+    return _generated(config, env, config.eval.split, config.eval.tasks, "eval.tasks")
+
+
+def _generated(config: RunConfig, env: Env, split: str, n: int, option: str) -> tuple[Task, ...]:
+    """The first `n` distinct tasks of a split. Raises UserError when there are fewer."""
+    drawn = islice(_generator(env, config).tasks(split, seed=config.seed), DRAWS * n)
     unique: dict[str, Task] = {}
     for task in drawn:
         unique.setdefault(task.id, task)
-        if len(unique) == config.eval.tasks:
+        if len(unique) == n:
             return tuple(unique.values())
     raise UserError(
-        f"the split {config.eval.split!r} of env {config.env.name!r} has only {len(unique)} distinct "
-        f"tasks under these options; set eval.tasks={len(unique)}"
+        f"the split {split!r} of env {config.env.name!r} has only {len(unique)} distinct tasks under "
+        f"these options; set {option}={len(unique)}"
     )
 
 

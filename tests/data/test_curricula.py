@@ -424,7 +424,13 @@ def test_a_restored_source_goes_on_exactly_whatever_the_order_of_arrival(
     assert fresh.state() == whole.state()
 
 
-@pytest.mark.parametrize("name", sorted(set(SOURCES) - {"one_shot", "hard"}))
+@pytest.mark.parametrize("name", ["one_shot", "hard", "pass_rate"])
+def test_what_must_come_again_is_told_of_endless_streams(name: str) -> None:
+    with pytest.raises(UserError, match=r"come again; give data\.path=.*data\.limit=N"):
+        SOURCES[name](GeneratedStream(Generator(), "train", 3))
+
+
+@pytest.mark.parametrize("name", ["uniform", "domains", "harmonic", "stages"])
 def test_sources_draw_from_generated_streams(name: str) -> None:
     stream = GeneratedStream(Generator(), "train", 3)
     first, fresh = SOURCES[name](stream), SOURCES[name](stream)

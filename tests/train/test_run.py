@@ -16,7 +16,7 @@ from agentrl.model_path import model_path
 from agentrl.points import Ctx
 from agentrl.train import checkpoint
 from agentrl.train.run import evaluate, sft, train
-from agentrl.train.setup import eval_tasks, train_source
+from agentrl.train.setup import env_factory, eval_tasks, train_source
 from agentrl.trajectory_json import from_line
 
 Dice = Callable[..., RunConfig]
@@ -269,6 +269,17 @@ def test_tasks_of_a_file(dice: Dice, tmp_path: Path):
     source = train_source(config, env)  # type: ignore[arg-type]
     seen = source.next(6, Ctx(step=0, total_steps=1, seed=0))
     assert sorted(t.question for t in seen) == [f"{i}+1?" for i in range(6)]
+
+
+def test_a_limit_makes_a_pool_of_generated_tasks(dice: Dice):
+    """Five tasks that come again every epoch, and a source that may ask for it."""
+    config = dice(data={"limit": 5, "source": {"name": "pass_rate"}})
+    source = train_source(config, env_factory(config.env)())
+    seen = [t.id for t in source.next(10, Ctx(step=0, total_steps=1, seed=0))]
+    assert sorted(seen[:5]) == sorted(seen[5:]) == [f"train/{n}" for n in range(1, 6)]
+    small = dice(data={"limit": 5}, env={"distinct": 3})
+    with pytest.raises(UserError, match=r"only 3 distinct tasks.*data\.limit=3"):
+        train_source(small, env_factory(small.env)())
 
 
 def test_the_default_command_composes(tmp_path: Path):
