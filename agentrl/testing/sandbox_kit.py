@@ -1,6 +1,7 @@
 """The promises of `agentrl.sandbox`: a stateful interpreter whose facts can be trusted.
 
-What hostile code must not reach is in `hostile_kit`; it runs only on pools that claim isolation.
+What code may do and must not is data, in `sandbox_cases`; here is what the pool promises beside
+that, and the way from both to one report.
 """
 
 from __future__ import annotations
@@ -8,71 +9,70 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from functools import partial
-from time import monotonic
 
-from agentrl.sandbox import LEVELS, ExecResult, Sandbox, SandboxPool
-from agentrl.testing.hostile_kit import hostile_checks
+from agentrl.sandbox import (
+    LEVELS,
+    ExecResult,
+    OneShot,
+    Sandbox,
+    SandboxLimits,
+    SandboxPool,
+)
 from agentrl.testing.result import Check, CheckResult, expect, promise, run_checks
+from agentrl.testing.sandbox_cases import CASES, CaseResult, cell_of, planted_secret, run_cases
 
-SHORT_S = 1.0
 LONG_S = 20.0
 
 
 async def check_sandbox(
-    make_pool: Callable[[], SandboxPool], *, hostile: bool = True
+    make_pool: Callable[[], SandboxPool],
+    *,
+    name: str = "",
+    limits: SandboxLimits = SandboxLimits(),  # noqa: B008 - frozen
+    told: Callable[[CheckResult], None] = lambda _: None,
 ) -> list[CheckResult]:
-    """Test a sandbox back end against the contract, about a minute.
+    """Test a sandbox back end against the contract and the hostile suite, about half a minute.
 
     Args:
         make_pool: makes a pool that is not yet open; one is opened for all checks.
-        hostile: also run code that attacks the machine, bounded so that a pool that fails the
-            check is not harmed. Never run on a pool of isolation `none`.
+        name: under which it is registered; leaks that are known of it must show.
+        limits: what `make_pool` gives its sessions; bombs are sized by it.
+        told: hears of each result at once.
 
-    Raises SandboxUnavailable when the pool cannot open here.
+    Hostile code is bounded and aims at things that the kit made, so that a pool that fails a check
+    does little harm; on a pool of isolation `none` it is not run at all. Raises SandboxUnavailable
+    when the pool cannot open here.
     """
     pool = make_pool()
-    await pool.open()
+    with planted_secret():
+        await pool.open()
     try:
-        checks = _checks(pool)
-        if hostile and pool.isolation != "none":
-            checks += hostile_checks(pool)
-        return await run_checks(checks)
+        results = await run_checks(pool_checks(pool))
+        for result in results:
+            told(result)
+        cell = cell_of(pool, name)
+        judged = await run_cases(pool, CASES, cell, limits, told=lambda r: told(as_check(r)))
+        return results + [as_check(result) for result in judged]
     finally:
         await pool.close()
         await pool.close()
 
 
-def _checks(pool: SandboxPool) -> list[Check]:
-    told = [
-        Check(name, partial(_told, pool, code, field, expected))
-        for name, code, field, expected in OUTCOMES
-    ]
-    rest = [_isolation, _separate, _forget, _stuck, _ended, _flood, _together, _twice, _counted]
-    return told + [promise(body, pool) for body in rest]
+def as_check(result: CaseResult) -> CheckResult:
+    """A case's result as a line of the report."""
+    remark = result.detail
+    if result.outcome in ("known leak", "skipped"):
+        return CheckResult(result.case.name, True, remark, result.outcome)
+    return CheckResult(result.case.name, result.ok, remark)
 
 
-OUTCOMES = (
-    ("output is captured", "print('one'); print('two')", "stdout", "one\ntwo\n"),
-    ("a last expression is echoed", "x = 2\nx * 21", "value", "42"),
-    ("None is not echoed", "None", "value", None),
-    ("stderr is kept apart", "import sys\nprint('bad', file=sys.stderr)", "stdout", ""),
-    (
-        "any Unicode survives",
-        "print('\u00e9\U0001f980\u202e')",
-        "stdout",
-        "\u00e9\U0001f980\u202e\n",
-    ),
-    ("an exception is an error", "1 / 0", "status", "error"),
-    ("an exception is named", "1 / 0", "error", "ZeroDivisionError: division by zero"),
-    ("a syntax error is an error", "def", "status", "error"),
-    ("endless recursion is an error", "def f(): return f()\nf()", "status", "error"),
-    ("nobody waits for input", "input()", "status", "error"),
-    ("os._exit is noticed", "import os\nos._exit(3)", "exit_code", 3),
-    ("a crash is noticed", "import os\nos.abort()", "status", "signal"),
-    ("output before an error is kept", "print('kept')\n1 / 0", "stdout", "kept\n"),
-)
-"""Name, code, field of the ExecResult, what it must be."""
+def pool_checks(pool: SandboxPool) -> list[Check]:
+    """What an open pool promises beside how it runs code."""
+    bodies = [_isolation, _separate, _ended, _together, _twice, _counted]
+    checks = [promise(body, pool) for body in bodies]
+    if isinstance(pool, OneShot):
+        checks += [promise(body, pool) for body in (_once, _once_fails, _once_stuck)]
+    return checks
 
 
 @asynccontextmanager
@@ -89,12 +89,6 @@ async def run(pool: SandboxPool, code: str, timeout_s: float = LONG_S) -> ExecRe
     """Run code in an interpreter of its own."""
     async with leased(pool) as sandbox:
         return await sandbox.run(code, timeout_s=timeout_s)
-
-
-async def _told(pool: SandboxPool, code: str, field: str, expected: object) -> None:
-    result = await run(pool, code)
-    found = getattr(result, field)
-    expect(found == expected, f"{field} is {found!r}, not {expected!r} (status {result.status})")
 
 
 async def _isolation(pool: SandboxPool) -> str:
@@ -115,30 +109,6 @@ async def _separate(pool: SandboxPool) -> None:
     expect(theirs.status == "error", "another session sees x")
 
 
-async def _forget(pool: SandboxPool) -> None:
-    """Reset forgets everything."""
-    async with leased(pool) as sandbox:
-        await sandbox.run("x = 41\nopen('note', 'w').write('x')", timeout_s=LONG_S)
-        await sandbox.reset()
-        after = await sandbox.run("import os\n('x' in globals(), os.listdir())", timeout_s=LONG_S)
-    expect(after.value == "(False, [])", f"after reset: {after.value!r}")
-
-
-async def _stuck(pool: SandboxPool) -> str:
-    """An endless loop is cut off and the session lives on."""
-    async with leased(pool) as sandbox:
-        await sandbox.run("x = 41", timeout_s=LONG_S)
-        started = monotonic()
-        result = await sandbox.run("while True: pass", timeout_s=SHORT_S)
-        took_s = monotonic() - started
-        after = await sandbox.run("'x' in globals()", timeout_s=LONG_S)
-    expect(result.status in ("timeout", "cpu_limit"), f"status {result.status}")
-    expect(took_s < SHORT_S + 5, f"it took {took_s:.1f} s")
-    told = f"state_lost is {result.state_lost}, but x is there: {after.value}"
-    expect(after.value == str(not result.state_lost), told)
-    return f"cut after {took_s:.1f} s"
-
-
 async def _ended(pool: SandboxPool) -> None:
     """A session whose interpreter ended starts afresh."""
     async with leased(pool) as sandbox:
@@ -146,15 +116,6 @@ async def _ended(pool: SandboxPool) -> None:
         after = await sandbox.run("print(1)", timeout_s=LONG_S)
     expect(ended.state_lost, "state_lost is False")
     expect(after.stdout == "1\n", f"then print(1) gave {after}")
-
-
-async def _flood(pool: SandboxPool) -> None:
-    """A flood of output is cut and counted."""
-    result = await run(pool, "print('a' * 3_000_000)")
-    kept = len(result.stdout.encode())
-    expect(kept < 3_000_000, "all of it was kept")
-    dropped = result.stdout_dropped > 0 or result.status == "output_limit"
-    expect(dropped, "nothing says that output was dropped")
 
 
 async def _together(pool: SandboxPool) -> None:
@@ -181,3 +142,27 @@ async def _counted(pool: SandboxPool) -> None:
     expect(during.open_sessions == before.open_sessions + 1, "an open session is not counted")
     expect(after.open_sessions == before.open_sessions, "a closed session is still counted")
     expect(after.runs == before.runs + 1, f"{after.runs - before.runs} runs counted for one")
+
+
+async def _once(pool: OneShot) -> None:
+    """One-shot runs share nothing."""
+    first = await pool.run_once("x = 1\nopen('f', 'w').write('x')\nx + 1", timeout_s=LONG_S)
+    code = "import os\n('x' in globals(), os.listdir())"
+    second = await pool.run_once(code, timeout_s=LONG_S)
+    expect((first.status, first.value) == ("ok", "2"), f"x + 1 gave {first}")
+    expect(second.value == "(False, [])", f"the next one saw {second.value}")
+
+
+async def _once_fails(pool: OneShot) -> None:
+    """A one-shot run tells how it failed."""
+    raised = await pool.run_once("print('kept')\n1 / 0", timeout_s=LONG_S)
+    left = await pool.run_once("import os\nos._exit(3)", timeout_s=LONG_S)
+    expect(raised.status == "error" and raised.stdout == "kept\n", f"1 / 0 gave {raised}")
+    expect((left.status, left.exit_code) == ("exited", 3), f"os._exit(3) gave {left}")
+    expect(not left.state_lost, "state_lost, where there is no state")
+
+
+async def _once_stuck(pool: OneShot) -> None:
+    """A one-shot run that never ends is cut off."""
+    found = await pool.run_once("while True: pass", timeout_s=0.3)
+    expect(found.status in ("timeout", "cpu_limit"), f"status {found.status}")

@@ -127,6 +127,9 @@ def portable_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         shutil.copy(file, home / "agentrl")
     skip = shutil.ignore_patterns("__pycache__")
     shutil.copytree(root / "sandbox", home / "sandbox", ignore=skip)
+    testing = home / "agentrl" / "testing"  # of the kits only the one that needs no libraries
+    shutil.copytree(root / "agentrl" / "testing" / "sandbox_cases", testing / "sandbox_cases")
+    (testing / "__init__.py").touch()
     (home / "tests").mkdir()
     shutil.copytree(root / "tests" / "sandbox", home / "tests" / "sandbox", ignore=skip)
     shutil.copy(root / "pyproject.toml", home)

@@ -1,0 +1,32 @@
+"""Where the first-party back ends are known to leak, and why; cases name these."""
+
+from __future__ import annotations
+
+from agentrl.testing.sandbox_cases.case import Leak
+
+NAMES_SHOW = Leak(
+    "Landlock guards what files hold, not whether a name exists", ("local",), ("lite", "minimal")
+)
+HOST_NAME_SHOWS = Leak(
+    "without a UTS namespace the machine's name shows", ("local",), ("lite", "minimal")
+)
+FILES_READABLE = Leak(
+    "the system-call filter alone keeps no file from being read", ("local",), ("minimal",)
+)
+FILES_WRITABLE = Leak(
+    "the system-call filter alone keeps no file from being written that the user may write",
+    ("local",),
+    ("minimal",),
+)
+PROCESSES_OPEN = Leak(
+    "the system-call filter alone leaves an ordinary user's processes open through /proc",
+    ("local",),
+    ("minimal",),
+    ("ordinary",),
+)
+ROOTS_FILES = Leak(
+    "the system-call filter alone leaves root all files of the system",
+    ("local",),
+    ("minimal",),
+    ("root",),
+)
