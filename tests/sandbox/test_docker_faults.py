@@ -18,7 +18,7 @@ import pytest
 
 from agentrl.errors import SandboxError, SandboxUnavailable
 from agentrl.sandbox import SandboxLimits
-from agentrl_sandbox.docker.owner import Owner
+from agentrl_sandbox.owner import Owner
 from agentrl_sandbox.docker.pool import DockerPool
 
 pytestmark = [

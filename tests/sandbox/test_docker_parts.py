@@ -14,7 +14,7 @@ from agentrl.errors import SandboxUnavailable, UserError
 from agentrl_sandbox.docker import bundle, wire
 from agentrl_sandbox.docker.channel import Channel
 from agentrl_sandbox.docker.daemon import Daemon
-from agentrl_sandbox.docker.owner import Owner
+from agentrl_sandbox.owner import Owner
 from agentrl_sandbox.docker.pool import DockerPool
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from agentrl.errors import SandboxError, SandboxUnavailable, UserError
 from agentrl_sandbox.docker import bundle
-from agentrl_sandbox.docker.owner import MARK, Owner
+from agentrl_sandbox.owner import MARK, Owner
 
 _CALL_S = 30
 _GONE_S = 10.0

@@ -1,4 +1,4 @@
-"""Whose a container is, written on its labels, so that the next run can sweep what is stale."""
+"""Whose a container or a folder is, so that a later run can sweep what the dead have left."""
 
 from __future__ import annotations
 
