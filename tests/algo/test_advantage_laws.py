@@ -220,6 +220,14 @@ def test_token_rewards_count_into_outcomes(make: Make, observe: Make) -> None:
     assert PRESETS["rloo"](paid, CTX)[:, 1].tolist() == pytest.approx([0.5, -0.5])
 
 
+def test_nothing_is_earned_before_the_first_action(make: Make) -> None:
+    """A reward at the prompt is nobody's."""
+    batch = make([1, 0], [0, 0], [2, 2])
+    early = replace(batch, token_rewards=torch.tensor([[5.0, 0, 0], [0, 0, 0]]))
+    for name in ("dr_grpo", "reward_to_go", "mt_grpo", "gigpo", "capo"):
+        torch.testing.assert_close(found(name, early), found(name, batch))
+
+
 def test_every_registered_estimator_is_tried_here() -> None:
     """With its defaults, by the name a recipe uses."""
     made = {type(build("advantage", Plugin(name=name))) for name in names("advantage")}

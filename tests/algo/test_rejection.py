@@ -123,6 +123,7 @@ def test_what_is_rejected_leaves_mask_counts_and_loss(make: Make) -> None:
         }
     )
     assert kept.batch.advantages is not None
+    assert (kept.batch.advantages[~kept.batch.mask] == 0).all()
     assert kept.batch.old_logprobs is not None
     logprobs = kept.batch.old_logprobs
     losses, _ = Clip()(logprobs, logprobs, kept.batch.advantages, kept.batch.mask)

@@ -98,6 +98,8 @@ def test_deepsearch_compares_node_values_with_the_leaves(make: Make) -> None:
     got = DeepSearch()(batch, CTX)
     assert got[0, 1:].tolist() == pytest.approx([0.5 + 1 / 3, 4 / 3])
     assert got[1:, 1].tolist() == pytest.approx([-2 / 3, -0.25 + 1 / 3])
+    alone = scored(make([1], [0], [2]), [[0.5, 1]])
+    assert DeepSearch()(alone, CTX)[0, 1:].tolist() == [0.5, 1]
     sd = math.sqrt(8) / 3
     assert DeepSearch(scaled=True)(batch, CTX)[0, 2].item() == pytest.approx(4 / 3 / sd, abs=1e-5)
 
@@ -162,6 +164,13 @@ def test_gdpo_weights_and_its_two_last_steps(make: Make) -> None:
     per_row = torch.tensor(expected)
     by_trajectory = GDPO(weights)(batch, CTX)[:, 1]
     torch.testing.assert_close(by_trajectory, per_row / per_row.std(), rtol=0, atol=1e-4)
+
+
+def test_gdpo_has_nothing_to_say_of_a_lone_trajectory(make: Make) -> None:
+    batch = make([0, 0, 0], [0, 0, 1])
+    batch = replace(batch, components={"a": torch.tensor([1.0, 0, 1])})
+    assert GDPO(whiten="none")(batch, CTX)[2, 1] == 0
+    assert GDPO()(batch, CTX)[2, 1] == 0
 
 
 def test_gdpo_of_one_component_is_grpo_on_it(make: Make) -> None:

@@ -70,6 +70,8 @@ def test_excluded_trajectories_have_turns(told: Make) -> None:
     batch = told(["pmom", "pm"], [1, 0])
     batch = replace(batch, mask=torch.zeros_like(batch.mask), n_tokens=0, n_sequences=0)
     assert len(Turns.of_batch(batch)) == 3
+    bare = replace(batch, origins=torch.where(batch.origins == 0, 1, batch.origins))
+    assert Turns.of_batch(bare).starts.tolist() == [0, 3, 0]
 
 
 def test_mt_grpo_with_two_turns(told: Make) -> None:
@@ -174,6 +176,17 @@ def test_gigpo_anchors_are_observations_inside_one_group(told: Make) -> None:
     assert second == pytest.approx([1.0, -1.0])
     apart = replace(one, group_index=torch.tensor([0, 1]))
     assert GiGPO(base=CENTRED)(apart, CTX)[:, 4].tolist() == [1.0, 0.0]
+
+
+def test_gigpo_anchors_of_later_rows_are_their_prompts(told: Make) -> None:
+    """Both trajectories go on in a context of their own: 6 for one and 8 for the other, or both 6."""
+    rows = ["pm", "pm", "pm", "pm"]
+    batch = told(rows, [1, 1, 0, 0], trajectories=[0, 0, 1, 1])
+    plain = Outcome(center="none", scale="none")
+    apart = states(batch, [[5, 1], [6, 2], [5, 3], [8, 4]])
+    assert GiGPO(gamma=1.0, base=plain)(apart, CTX)[:, 1].tolist() == [1.5, 1, -0.5, 0]
+    same = states(batch, [[5, 1], [6, 2], [5, 3], [6, 4]])
+    assert GiGPO(gamma=1.0, base=plain)(same, CTX)[:, 1].tolist() == [1.5, 1.5, -0.5, -0.5]
 
 
 def test_gigpo_reduces_to_grpo(told: Make) -> None:
