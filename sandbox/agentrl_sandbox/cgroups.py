@@ -37,7 +37,8 @@ class Group:
         limits = self.limits
         memory = str(members * (limits.memory_mb + _OVERHEAD_MB) << 20)
         folder = self.folders["memory"]
-        (self.folders["pids"] / "pids.max").write_text(str(members * limits.processes))
+        # One more for the zygote that forks them.
+        (self.folders["pids"] / "pids.max").write_text(str(members * limits.processes + 1))
         if self.unified:
             (folder / "memory.max").write_text(memory)
             _write_if_there(folder / "memory.swap.max", "0")

@@ -11,8 +11,12 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from agentrl_sandbox.cgroups import Group
+
+if TYPE_CHECKING:
+    from agentrl_sandbox.link import Link
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +74,9 @@ class Ends:
 
 @dataclass(slots=True)
 class Kin:
-    """A session and its copies, which fill one folder of this machine."""
+    """A session and its copies: one zygote's children, which fill one folder of this machine."""
 
+    link: Link
     folder: str
     """Empty where each has a private file tree."""
     members: int = 1
@@ -79,6 +84,9 @@ class Kin:
     alive: int = 1
     group: Group | None = None
     """The cgroup that they share; its limits grow with `members` too."""
+    gone: Callable[[bool], None] | None = None
+    """Told when the last one was closed, and whether all of them are known to be dead."""
+    _known: bool = True
 
     def grow(self, count: int) -> None:
         """Make room for copies. Raises OSError."""
@@ -87,12 +95,12 @@ class Kin:
         if self.group is not None:
             self.group.allow(self.members)
 
-    def leave(self) -> None:
-        """One is dead; the last one takes the cgroup along."""
+    def leave(self, dead: bool) -> None:
+        """One is closed, and `dead` unless nobody could tell in time."""
         self.alive -= 1
-        if self.alive == 0 and self.group is not None:
-            self.group.remove()
-            self.group = None
+        self._known = self._known and dead
+        if self.alive == 0 and self.gone is not None:
+            self.gone(self._known)
 
 
 class Child:
@@ -123,14 +131,9 @@ class Child:
         self._oom_kills = 0
         self._ends = ends
         self._pidfd = pidfd
-        self._pid = pid if pidfd is None else _pid_behind(pidfd)
+        self._pid = pid if pidfd is None else pid_behind(pidfd)
         self._fallback = fallback
         self._closed = False
-
-    def join(self, group: Group) -> None:
-        """Put it into a cgroup, for as long as it lives. Raises OSError; blocks for some 10 ms."""
-        self.kin.group = group
-        group.attach(self._pid)
 
     def oom_kills(self) -> int:
         """How often the kernel has killed something in its cgroup."""
@@ -224,11 +227,11 @@ class Child:
         if self._pidfd is not None:
             os.close(self._pidfd)
             self._pidfd = None
-        self.kin.leave()
+        self.kin.leave(self.exited.done())
 
 
-def _pid_behind(pidfd: int) -> int:
-    """The pid in our own namespace; the zygote knows only its own."""
+def pid_behind(pidfd: int) -> int:
+    """The pid in our own namespace; the zygote knows only its own. -1: it cannot be told."""
     with contextlib.suppress(OSError), open(f"/proc/self/fdinfo/{pidfd}") as file:
         for line in file:
             if line.startswith("Pid:"):

@@ -9,7 +9,7 @@ from agentrl.errors import SandboxError
 from agentrl_sandbox.child import Child, Ends
 from agentrl_sandbox.conversation import Conversation
 from agentrl_sandbox.inside import wire
-from agentrl_sandbox.link import Delivery, Link, make_ends
+from agentrl_sandbox.link import Delivery, make_ends
 
 BATCH = 16
 """Copies in one order: their descriptors travel in one message."""
@@ -19,7 +19,7 @@ _REAP_S = 5.0
 _KEPT = 4096
 
 
-async def copies_of(link: Link, child: Child, count: int) -> list[Child]:
+async def copies_of(child: Child, count: int) -> list[Child]:
     """That many ready copies of a child between two runs, which goes on as if nothing had been.
 
     Raises SandboxError; the child may be dead then, copies are not left behind.
@@ -33,7 +33,7 @@ async def copies_of(link: Link, child: Child, count: int) -> list[Child]:
     made: list[Child] = []
     try:
         while len(made) < count:
-            made += await _batch(link, child, min(count - len(made), BATCH))
+            made += await _batch(child, min(count - len(made), BATCH))
     except BaseException:
         await asyncio.shield(_bury(made))
         raise
@@ -46,7 +46,8 @@ async def _bury(children: list[Child]) -> None:
             group.create_task(child.close(_REAP_S))
 
 
-async def _batch(link: Link, child: Child, count: int) -> list[Child]:
+async def _batch(child: Child, count: int) -> list[Child]:
+    link = child.kin.link
     ends = make_ends(count)
     copies: list[Child] = []
     deliveries: list[Delivery] = []
@@ -54,7 +55,7 @@ async def _batch(link: Link, child: Child, count: int) -> list[Child]:
     try:
         deliveries = await link.arm(child.session, ends)
         await _make(child, count)
-        copies = await _collect(link, child, ends, deliveries)
+        copies = await _collect(child, ends, deliveries)
         async with asyncio.TaskGroup() as group:
             for copy, delivery in zip(copies, deliveries, strict=True):
                 group.create_task(_settle(copy, delivery))
@@ -87,9 +88,7 @@ async def _make(child: Child, count: int) -> None:
         raise SandboxError(f"the session could not be copied: {reply.error}")
 
 
-async def _collect(
-    link: Link, child: Child, ends: list[Ends], deliveries: list[Delivery]
-) -> list[Child]:
+async def _collect(child: Child, ends: list[Ends], deliveries: list[Delivery]) -> list[Child]:
     """The copies, once all have shown themselves."""
     await asyncio.wait({d.born for d in deliveries}, timeout=_CLONE_S)
     births = [d.born.result() if d.born.done() else None for d in deliveries]
@@ -103,6 +102,7 @@ async def _collect(
         for birth in filter(None, births):
             os.close(birth[1])
         raise SandboxError(f"the session's cgroup cannot be enlarged: {error}") from error
+    link = child.kin.link
     return [
         link.child(end, child.kin, birth[0]["pid"], birth[1], birth[0]["work"], delivery)
         for end, birth, delivery in zip(ends, filter(None, births), deliveries, strict=True)

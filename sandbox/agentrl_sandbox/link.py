@@ -6,9 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
-import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,14 +14,14 @@ from typing import TypeVar
 
 from agentrl.errors import SandboxError
 from agentrl_sandbox import boot
-from agentrl_sandbox.child import Child, Ends, Exit, Kin
+from agentrl_sandbox.child import Child, Ends, Exit, Kin, pid_behind
 from agentrl_sandbox.inside.news import Answer, Born, News
 from agentrl_sandbox.inside.plan import Plan
+from agentrl_sandbox.processes import Forked, Launched, Process
 
 _START_S = 60.0
 _FORK_S = 20.0
 _END_S = 15.0
-_STDERR_BYTES = 4000
 _HANDLES = 64
 _T = TypeVar("_T")
 _PEAK_UNITS_PER_MB = (1 << 20) if sys.platform == "darwin" else 1024
@@ -44,7 +42,7 @@ class Delivery:
 class Link:
     """One running zygote. Made by `Link.start`; lost for good when the process dies."""
 
-    def __init__(self, process: subprocess.Popen[bytes], channel: socket.socket) -> None:
+    def __init__(self, process: Process, channel: socket.socket) -> None:
         self._process = process
         self._channel = channel
         self._loop = asyncio.get_running_loop()
@@ -71,25 +69,48 @@ class Link:
                 near.close()
                 raise
         near.setblocking(False)
-        link = cls(process, near)
+        link = cls(Launched(process), near)
         near.send(plan.to_json().encode() + b"\n")
-        try:
-            await asyncio.wait({link._answer}, timeout=_START_S)
-        except asyncio.CancelledError:
-            link.kill()
-            await asyncio.shield(link.close())
-            raise
-        if not link._answer.done() or link._answer.result() is None:
-            words = await link.close()
-            raise SandboxError(f"the sandbox interpreter did not start: {words or 'no reason'}")
-        link._hush()
-        return link
+        return await link._welcomed()
 
-    def _hush(self) -> None:
-        """Nothing is expected on these any more, and a full pipe must not stop the zygote."""
-        for stream in (self._process.stdout, self._process.stderr):
-            if stream is not None:
-                stream.close()
+    async def _welcomed(self) -> Link:
+        """Itself, once the zygote says that it is ready. Raises SandboxError with its last words."""
+        try:
+            await asyncio.wait({self._answer}, timeout=_START_S)
+        except asyncio.CancelledError:
+            self.kill()
+            await asyncio.shield(self.close())
+            raise
+        if not self._answer.done() or self._answer.result() is None:
+            words = await self.close()
+            raise SandboxError(f"the sandbox interpreter did not start: {words or 'no reason'}")
+        self._process.hush()
+        return self
+
+    async def split(self, index: int) -> Link:
+        """Another zygote, forked by this one and dying with it. Raises SandboxError.
+
+        `index`: the number of the users that its sessions become.
+        """
+        near, far = socket.socketpair()
+        try:
+            async with self._busy:
+                self._check()
+                order: dict[str, int | str] = {"op": "split", "session": 0, "index": index}
+                with far:
+                    answer, pidfd = await self._ask(order, [far.fileno()])
+            if answer["op"] != "split" or pidfd is None:
+                raise SandboxError("the sandbox zygote cannot be doubled")
+        except BaseException:
+            near.close()
+            raise
+        near.setblocking(False)
+        return await Link(Forked(pidfd, pid_behind(pidfd)), near)._welcomed()
+
+    @property
+    def pid(self) -> int:
+        """Process id of the zygote, or of the launcher that guards it."""
+        return self._process.pid
 
     def _readable(self) -> None:
         try:
@@ -151,7 +172,7 @@ class Link:
             async with self._busy:
                 [delivery] = self._expect(1)
                 order: dict[str, int | str] = {"op": "fork", "session": delivery.session}
-                answer, pidfd = await self._ask(order, ends)
+                answer, pidfd = await self._ask_for(order, ends)
             if answer["op"] != "forked":
                 self.forget([delivery])
                 why = answer["why"] if answer["op"] == "refused" else "it answered nonsense"
@@ -159,7 +180,7 @@ class Link:
         except BaseException:
             ends[0].close_near()
             raise
-        kin = Kin(answer["work"])
+        kin = Kin(self, answer["work"])
         return self.child(ends[0], kin, answer["pid"], pidfd, answer["work"], delivery)
 
     async def arm(self, session: int, ends: Sequence[Ends]) -> list[Delivery]:
@@ -170,7 +191,7 @@ class Link:
         async with self._busy:
             made = self._expect(len(ends))
             self._copies |= {delivery.session: delivery for delivery in made}
-            answer, _ = await self._ask(
+            answer, _ = await self._ask_for(
                 {"op": "copy", "session": session, "first": made[0].session, "count": len(made)},
                 ends,
             )
@@ -207,10 +228,13 @@ class Link:
             exited=delivery.exited,
         )
 
-    def _expect(self, count: int) -> list[Delivery]:
-        """Numbers for new sessions, whose ends will be heard of."""
+    def _check(self) -> None:
         if self.lost:
             raise SandboxError("the sandbox zygote is gone")
+
+    def _expect(self, count: int) -> list[Delivery]:
+        """Numbers for new sessions, whose ends will be heard of."""
+        self._check()
         numbers = range(self._next, self._next + count)
         self._next += count
         new = self._loop.create_future
@@ -218,13 +242,23 @@ class Link:
         self._exits |= {delivery.session: delivery.exited for delivery in made}
         return made
 
-    async def _ask(
+    async def _ask_for(
         self, order: dict[str, int | str], ends: Sequence[Ends]
     ) -> tuple[Answer, int | None]:
-        """Send an order with the far halves of channels, close those, and wait for the answer."""
+        """Give the far halves of channels away with an order."""
+        try:
+            return await self._ask(order, [fd for end in ends for fd in end.far])
+        finally:
+            for end in ends:
+                end.close_far()
+
+    async def _ask(
+        self, order: dict[str, int | str], descriptors: list[int]
+    ) -> tuple[Answer, int | None]:
+        """Send an order and wait for the answer. Raises SandboxError."""
         self._answer = self._loop.create_future()
         try:
-            self._order(order, [fd for end in ends for fd in end.far])
+            self._order(order, descriptors)
             async with asyncio.timeout(_FORK_S):
                 answer = await self._answer
             if answer is None:
@@ -236,9 +270,6 @@ class Link:
             if isinstance(error, TimeoutError):
                 raise SandboxError("the sandbox zygote does not answer") from error
             raise
-        finally:
-            for end in ends:
-                end.close_far()
 
     def _order(self, message: dict[str, int | str], descriptors: list[int]) -> None:
         line = json.dumps(message).encode() + b"\n"
@@ -263,20 +294,7 @@ class Link:
         for handle in self._handles:
             os.close(handle)
         self._handles.clear()
-        return await asyncio.to_thread(self._bury)
-
-    def _bury(self) -> str:
-        try:
-            self._process.wait(_END_S)
-        except subprocess.TimeoutExpired:
-            self._process.send_signal(signal.SIGKILL)
-            self._process.wait()
-        words = b""
-        if self._process.stderr is not None and not self._process.stderr.closed:
-            os.set_blocking(self._process.stderr.fileno(), False)
-            words = self._process.stderr.read(1 << 20) or b""
-        self._hush()
-        return words.decode("utf-8", "replace").strip()[-_STDERR_BYTES:]
+        return await asyncio.to_thread(self._process.bury, _END_S)
 
 
 def make_ends(count: int) -> list[Ends]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import os
 import time
 from abc import ABC, abstractmethod
@@ -14,11 +13,11 @@ from dataclasses import dataclass
 from agentrl.errors import SandboxError, SandboxUnavailable, UserError
 from agentrl.sandbox import ExecResult, IsolationLevel, PoolStatistics, SandboxLimits
 from agentrl_sandbox import cgroups
-from agentrl_sandbox.cgroups import Home
 from agentrl_sandbox.child import Child
 from agentrl_sandbox.conversation import Conversation
 from agentrl_sandbox.copying import copies_of
 from agentrl_sandbox.counts import Counts
+from agentrl_sandbox.forkers import Forkers
 from agentrl_sandbox.inside import wire
 from agentrl_sandbox.inside.plan import Plan
 from agentrl_sandbox.link import Link
@@ -76,8 +75,7 @@ class ForkPool(ABC):
         self._waiting = 0
         self._running = 0
         self._counts = Counts()
-        self._home: Home | None = None
-        self._serial = itertools.count()
+        self._forkers: Forkers | None = None
 
     @abstractmethod
     async def _choose_level(self) -> IsolationLevel:
@@ -96,7 +94,6 @@ class ForkPool(ABC):
         if self._level is not None:
             return
         level = await self._choose_level()
-        self._serial = itertools.count()
         try:
             link = await self._start_link(level)
             try:
@@ -137,32 +134,34 @@ class ForkPool(ABC):
                     await session.expire()
 
     async def _start_link(self, level: IsolationLevel) -> Link:
-        """A warm zygote, with a home for cgroups where the level has them."""
-        if level == "strong":
-            places = cgroups.find()
-            places.sweep()
-            self._home = places.make_home()
-        try:
+        """A warm zygote, and a home for cgroups where the level has them."""
+        if level != "strong":
             return await Link.start(self._plan(level), self._python)
+        places = cgroups.find()
+        places.sweep()
+        home = places.make_home()
+        try:
+            link = await Link.start(self._plan(level, home.paths()), self._python)
         except BaseException:
-            self._leave_home()
+            home.remove()
             raise
+        self._forkers = Forkers(link, home, self._limits)
+        return link
 
     async def _end_link(self, link: Link) -> None:
+        forkers, self._forkers = self._forkers, None
+        if forkers is not None:
+            await forkers.close()
         await link.close()
-        self._leave_home()
+        if forkers is not None:
+            forkers.home.remove()
 
-    def _leave_home(self) -> None:
-        home, self._home = self._home, None
-        if home is not None:
-            home.remove()
-
-    def _plan(self, level: IsolationLevel) -> Plan:
+    def _plan(self, level: IsolationLevel, homes: tuple[str, ...] = ()) -> Plan:
         limits = self._limits
         return Plan(
             level=level,
             processes=limits.processes,
-            cgroups=self._home.paths() if self._home else (),
+            cgroups=homes,
             memory_mb=limits.memory_mb,
             disk_mb=limits.disk_mb,
             open_files=limits.open_files,
@@ -276,28 +275,25 @@ class ForkPool(ABC):
         return await self._ready_child(await self._live_link())
 
     async def _ready_child(self, link: Link) -> Child:
-        child = await ready_child(link)
-        if self._home is not None:
-            await self._enclose(child, self._home)
-        return child
-
-    async def _enclose(self, child: Child, home: Home) -> None:
-        """Give it a cgroup of its own; it ends when that fails. Raises SandboxError."""
+        forkers = self._forkers
+        if forkers is None or forkers.main is not link:
+            return await ready_child(link)
+        forker = await forkers.take()
         try:
-            group = home.make_group(str(next(self._serial)), self._limits)
-            await asyncio.shield(asyncio.to_thread(child.join, group))
-        except BaseException as error:
-            await asyncio.shield(child.close(_REAP_S))
-            if not isinstance(error, OSError):
-                raise
-            raise SandboxError(f"a session could not be put into a cgroup: {error}") from error
+            child = await ready_child(forker.link)
+        except BaseException:
+            forkers.give_back(forker, clean=False)
+            raise
+        kin = child.kin
+        kin.group = forker.group
+        kin.gone = lambda dead: forkers.give_back(forker, clean=dead, members=kin.members)
+        return child
 
     async def _copy(self, child: Child, count: int) -> list[Session]:
         """Sessions of copies of a child, in slots of their own."""
         waited_s = await self._take_slots(count)
         try:
-            link = await self._live_link()
-            copies = await copies_of(link, child, count)
+            copies = await copies_of(child, count)
         except BaseException:
             for _ in range(count):
                 self._slots.release()

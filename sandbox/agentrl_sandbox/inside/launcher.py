@@ -67,9 +67,9 @@ def _first_line(channel: socket.socket) -> str:
 
 
 def _be_first_to_go() -> None:
-    """When memory runs out the kernel is to take a session, never the trainer."""
+    """When memory runs out the kernel is to take a session, then a zygote, never the trainer."""
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-        file.write("1000")
+        file.write("900")
 
 
 def _be_zygote(channel: socket.socket, plan: Plan, how: str | None, base: str) -> None:

@@ -24,6 +24,12 @@ class Forked(TypedDict):
     """The folder that it fills; empty where the session mounts one that only it can see."""
 
 
+class Split(TypedDict):
+    """Another zygote lives; its pidfd comes along."""
+
+    op: Literal["split"]
+
+
 class Armed(TypedDict):
     """A session may now make the copies that were ordered."""
 
@@ -68,7 +74,7 @@ class Ended(TypedDict):
     """`ru_maxrss`: KiB on Linux."""
 
 
-Answer: TypeAlias = Ready | Forked | Armed | Refused
+Answer: TypeAlias = Ready | Forked | Split | Armed | Refused
 """What is waited for after a start or an order."""
 
 News: TypeAlias = Answer | Born | Fit | Ended

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import json
 import os
 import selectors
@@ -27,6 +28,9 @@ from agentrl_sandbox.inside.family import Birth, Family, Judge, Order
 from agentrl_sandbox.inside.folders import remove_tree
 from agentrl_sandbox.inside.plan import Plan
 from agentrl_sandbox.inside.warm import warm_up
+
+_DESCRIPTORS = 65_536
+"""More than a process has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +48,19 @@ class Zygote:
         self._how = how
         self._base = base
         self._children: dict[int, _Child] = {}
+        self._proc = -1
         self._mount_namespace = -1
         self._judge: Judge | None = None
-        self._selector = selectors.DefaultSelector()
-        self._nursery, self._nursery_far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._nursery.setblocking(False)
+        self._open()
         self._pending = b""
         self._descriptors: list[int] = []
         self._memory_mb = 0.0
         self._first_user: int | None = None
+
+    def _open(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._nursery, self._nursery_far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._nursery.setblocking(False)
 
     def prepare(self) -> None:
         """Warm up, then move into the private file tree. Raises OSError or RuntimeError."""
@@ -63,9 +71,10 @@ class Zygote:
         self._memory_mb = privileges.address_space_mb()
         can_become = self._plan.filtered and self._how != "user" and os.geteuid() == 0
         first_user = privileges.spare_users() if can_become else None
+        if kernel.LINUX:
+            self._proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         if self._plan.filtered:
-            proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            self._judge = Judge(proc, self._plan.namespaces, self._born, self._fit)
+            self._judge = Judge(self._proc, self._plan.namespaces, self._born, self._fit)
         if self._plan.namespaces:
             self._mount_namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
             namespaces.build_root(visible.readable())
@@ -167,6 +176,8 @@ class Zygote:
                 descriptors = self._descriptors[: 3 * count]
                 del self._descriptors[: 3 * count]
                 self._arm(session, first, descriptors)
+            case "split":
+                self._split(self._descriptors.pop(0), int(order["index"]))
             case _:
                 descriptors = self._descriptors[:3]
                 del self._descriptors[:3]
@@ -177,6 +188,39 @@ class Zygote:
                 finally:
                     for fd in descriptors:
                         os.close(fd)
+
+    def _split(self, channel: int, index: int) -> None:
+        """Fork a zygote that serves another channel, for the users of that number."""
+        parent = os.getpid()
+        pid = os.fork()
+        if pid:
+            os.close(channel)
+            pidfd = os.pidfd_open(pid)
+            self._send({"op": "split"}, [pidfd])
+            os.close(pidfd)
+            return
+        try:
+            kernel.die_with_parent(parent)
+            self._start_over(channel, index)
+            self.serve()
+            self.end()
+        finally:
+            os._exit(0)
+
+    def _start_over(self, channel: int, index: int) -> None:
+        """In a fresh copy of a zygote: forget its children, and close all that was its own."""
+        signal.set_wakeup_fd(-1)
+        self._selector.close()
+        for ours in (self._channel, self._nursery, self._nursery_far):
+            ours.detach()
+        kept = {0, 1, 2, channel, self._proc, self._mount_namespace}
+        for low, high in itertools.pairwise(sorted({*kept, _DESCRIPTORS})):
+            os.closerange(low + 1, high)
+        self._channel = socket.socket(fileno=channel)
+        self._open()
+        self._children, self._pending, self._descriptors = {}, b"", []
+        if self._first_user is not None:
+            self._first_user += index
 
     def _arm(self, session: int, first: int, descriptors: list[int]) -> None:
         """Allow a session to make copies, numbered from `first` in the order they show up."""
@@ -208,6 +252,7 @@ class Zygote:
         family, quarters = self._quarters(session, slot)
         pid = os.fork()
         if pid == 0:
+            self._be_first_to_go()
             ends = [*descriptors, self._nursery_far.fileno()]
             _live(self._plan, quarters, ends, self._memory_mb)
         family.members.add(pid)
@@ -218,6 +263,14 @@ class Zygote:
         self._send({"op": "forked", "session": session, "pid": pid, "work": family.folder}, handles)
         for fd in handles:
             os.close(fd)
+
+    def _be_first_to_go(self) -> None:
+        """When memory runs out, of a session and its zygote the session is to be taken."""
+        if self._proc < 0:
+            return
+        with contextlib.suppress(OSError):
+            fd = os.open("self/oom_score_adj", os.O_WRONLY, dir_fd=self._proc)
+            os.write(fd, b"1000")
 
     def _quarters(self, session: int, slot: int) -> tuple[Family, confine.Quarters]:
         user = None if self._first_user is None else self._first_user + slot
