@@ -10,11 +10,13 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import marshal
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files as resource_files
+from importlib.util import MAGIC_NUMBER
 
 from agentrl.errors import SandboxError
 from agentrl.sandbox import ExecResult, OneShot, Sandbox, SandboxPool
@@ -135,18 +137,26 @@ async def run_jupyter(pool: SandboxPool, asked: JupyterRequest) -> dict[str, Jso
 
 
 @cache
-def _inside() -> str:
-    return resource_files("agentrl.serve").joinpath("inside.py").read_text(encoding="utf-8")
+def _inside() -> tuple[str, str]:
+    """Source of `inside`, and its code for sessions of this very Python: a tenth of the time."""
+    source = resource_files("agentrl.serve").joinpath("inside.py").read_text(encoding="utf-8")
+    compiled = marshal.dumps(compile(source, "<agentrl>", "exec"))
+    return source, base64.b64encode(compiled).decode()
+
+
+_CALL = (
+    "(lambda inside, source, compiled: (exec("
+    "__import__('marshal').loads(__import__('base64').b64decode(compiled))"
+    " if __import__('importlib.util').util.MAGIC_NUMBER == {magic!r}"
+    " else compile(source, '<agentrl>', 'exec'), inside), inside[{name!r}]({told}))[1])"
+    "({{'__name__': 'agentrl_inside', '__file__': '<agentrl>'}}, *{inside!r})"
+)
 
 
 def _call(name: str, *arguments: object) -> str:
     """A cell that calls a function of `inside`, loaded out of sight of the session's namespace."""
     told = ", ".join(repr(argument) for argument in arguments)
-    return (
-        "(lambda inside: (exec(compile("
-        f"{_inside()!r}, '<agentrl>', 'exec'), inside), inside[{name!r}]({told}))[1])"
-        "({'__name__': 'agentrl_inside', '__file__': '<agentrl>'})"
-    )
+    return _CALL.format(magic=MAGIC_NUMBER, name=name, told=told, inside=_inside())
 
 
 async def _put(session: Sandbox, files: Mapping[str, str]) -> None:
