@@ -17,7 +17,7 @@ from agentrl.errors import UserError
 from agentrl.history import HistoryStore, Write
 from agentrl.plugins import build
 from agentrl.points import Ctx, RewardShaper, Shaped
-from agentrl.rewards.base import COMPONENT, CORRECT, added, chain, correct, spent
+from agentrl.rewards.base import COMPONENT, CORRECT, added, chain, column, correct, spent
 from agentrl.trajectory import Group, Trajectory
 from agentrl.transcript import Float32Array, floats_array
 
@@ -124,7 +124,11 @@ class Gate:
     """Reward of what does not pass: -1 (ARPO), 0, 0.1 (Med-R3), ..."""
 
     def __call__(self, group: Group, shaped: Shaped, history: HistoryStore, ctx: Ctx) -> Shaped:
-        """Children see the whole group; a trajectory that fails the gate offers no write."""
+        """Children see the whole group; a trajectory that fails the gate offers no write.
+
+        Raises UserError when the component was not recorded.
+        """
+        column(group, self.component, "gate")
         given = chain(self.shapers, group, shaped, history, ctx)
         passed = [correct(t, self.component, self.above) for t in group.trajectories]
         pairs = zip(given.rewards_G, passed, strict=True)

@@ -15,7 +15,7 @@ from agentrl.rewards.texts import final_text, response_text
 from agentrl.trajectory import Trajectory
 from agentrl.verify.extract import last_boxed
 
-Rule = Literal["search_r1", "arpo", "think_answer", "boxed_answer", "long", "short"]
+Rule = Literal["search_r1", "arpo", "think_answer", "boxed_answer", "answer_tag", "long", "short"]
 
 _TAG = re.compile(r"(</?(?:think|search|information|answer)>)")
 _STEPS: Mapping[tuple[str, str], str] = {
@@ -73,12 +73,13 @@ def valid_think_answer(text: str) -> bool:
 
 def valid_boxed_answer(text: str) -> bool:
     r"""ReTool: one answer tag with a box in it, at the end."""
+    return valid_answer_tag(text) and last_boxed(text.rpartition("<answer>")[2]) is not None
+
+
+def valid_answer_tag(text: str) -> bool:
+    """One answer tag, not blank, at the end."""
     inside = re.findall(r"<answer>(.*?)</answer>", text, flags=re.DOTALL)
-    return (
-        len(inside) == 1
-        and text.rstrip().endswith("</answer>")
-        and last_boxed(inside[0]) is not None
-    )
+    return len(inside) == 1 and bool(inside[0].strip()) and text.rstrip().endswith("</answer>")
 
 
 def valid_role(text: str, role: Literal["long", "short"]) -> bool:
@@ -98,6 +99,7 @@ _RULES: Mapping[Rule, Callable[[Trajectory], bool]] = {
     ),
     "arpo": lambda t: valid_arpo(response_text(t, " <result>\n", "\n</result>")),
     "think_answer": lambda t: valid_think_answer(response_text(t)),
+    "answer_tag": lambda t: valid_answer_tag(final_text(t)),
     "boxed_answer": lambda t: valid_boxed_answer(final_text(t)),
     "long": lambda t: valid_role(final_text(t), "long"),
     "short": lambda t: valid_role(final_text(t), "short"),
@@ -122,6 +124,7 @@ __all__ = [
     "Format",
     "Rule",
     "follows",
+    "valid_answer_tag",
     "valid_arpo",
     "valid_boxed_answer",
     "valid_role",

@@ -2,8 +2,8 @@
 
 One chat completion per prompt, at temperature 0 unless told otherwise. Too many requests, server errors
 and lost connections are tried again with growing, jittered pauses; everything else is a WorldFault at
-once. Equal prompts are asked once. The key comes from a named environment variable and appears in no
-message, no log and no repr.
+once. Replies are kept, so that an equal prompt is not asked again. The key comes from a named
+environment variable and appears in no message, no log and no repr.
 """
 
 from __future__ import annotations

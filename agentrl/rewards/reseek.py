@@ -19,8 +19,8 @@ import numpy as np
 from agentrl.errors import UserError
 from agentrl.history import HistoryStore
 from agentrl.points import Ctx, Shaped
+from agentrl.rewards.answer_match import golds
 from agentrl.rewards.base import COMPONENT, added, spent, with_tokens
-from agentrl.rewards.search_agents import golds
 from agentrl.rewards.texts import response_messages, turn_ends
 from agentrl.trajectory import Group, Trajectory
 from agentrl.transcript import Float32Array, floats_array

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from agentrl.errors import UserError
 from agentrl.history import HistoryStore
 from agentrl.points import Ctx, Shaped
-from agentrl.rewards.base import COMPONENT, added, spent
+from agentrl.rewards.base import COMPONENT, added, column, spent
 from agentrl.rewards.texts import thinking
 from agentrl.trajectory import Group, Trajectory
 
@@ -39,7 +39,14 @@ class Rlsp:
             raise UserError(f"rlsp.share is in [0, 1], not {self.share}")
 
     def __call__(self, group: Group, shaped: Shaped, history: HistoryStore, ctx: Ctx) -> Shaped:
-        """Lengths are of the marked thinking, or of the whole text where none is marked."""
+        """Lengths are of the marked thinking, or of the whole text where none is marked.
+
+        Raises UserError when no sibling's effort was recorded.
+        """
+        if self.effort is not None and not any(
+            self.effort in t.rewards for t in group.trajectories
+        ):
+            column(group, self.effort, "rlsp")
         return added(shaped, [self.reward(t) - self._before(t) for t in group.trajectories])
 
     def reward(self, trajectory: Trajectory) -> float:

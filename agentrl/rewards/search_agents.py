@@ -8,32 +8,17 @@ from dataclasses import dataclass
 
 from agentrl.history import HistoryStore
 from agentrl.points import Ctx, Shaped
-from agentrl.rewards.base import COMPONENT, CORRECT, added, correct, spent
+from agentrl.rewards.answer_match import golds, response_answer
+from agentrl.rewards.base import COMPONENT, CORRECT, added, column, correct, spent
 from agentrl.rewards.formats import follows
-from agentrl.rewards.texts import response_messages, turn_texts
+from agentrl.rewards.texts import response_messages
 from agentrl.trajectory import CallRecord, Group, Trajectory
-from agentrl.types import Task
-from agentrl.verify.extract import last_answer_tag
 from agentrl.verify.text_answer import contains_match
 
 _ERROR = re.compile(r"\w*Error\b|Traceback")
+NOT_EXECUTED = ("parse", "unknown_tool", "arguments")
+"""Faults of calls that never reached a tool."""
 _NOTHING = frozenset({"", "Done", "[]"})
-
-
-def golds(task: Task) -> list[str]:
-    """All accepted answers: the metadata's `answers` when there are, and the task's own."""
-    listed = task.metadata.get("answers")
-    more = listed if isinstance(listed, (list, tuple)) else ()
-    own = [] if task.answer is None else [task.answer]
-    return [*own, *(str(answer) for answer in more)]
-
-
-def response_answer(trajectory: Trajectory) -> str | None:
-    """The last `<answer>` of the policy's own turns.
-
-    Search-R1's code decodes the prompt too, whose example answer makes it demand two tags.
-    """
-    return last_answer_tag("\n".join(turn_texts(trajectory)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +60,9 @@ def _retrieved(trajectory: Trajectory) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Arpo:
-    """ARPO's reward (2507.19849): -1 for a broken format, else acc, + 0.1 when every tool helped.
+    """ARPO's reward (2507.19849): -1 for a broken format, else acc, + 0.1 when every tool was used.
 
-    The bonus needs acc > 0 and a successful call of each tool. Replaces the component.
+    The bonus needs acc > 0 and an executed call of each tool. Replaces the component.
     """
 
     bonus: float = 0.1
@@ -97,7 +82,7 @@ class Arpo:
         if not follows(trajectory, "arpo"):
             return self.fail
         acc = trajectory.rewards.get(self.component, 0.0)
-        used = {call.name for call in trajectory.calls if call.error is None}
+        used = {call.name for call in trajectory.calls if call.error not in NOT_EXECUTED}
         return acc + (self.bonus if acc > 0 and used >= set(self.tools) else 0.0)
 
 
@@ -131,7 +116,9 @@ class Cort:
     """Component with the judge's grade; null for none."""
 
     def __call__(self, group: Group, shaped: Shaped, history: HistoryStore, ctx: Ctx) -> Shaped:
-        """Remembers nothing."""
+        """Raises UserError when the judge's grade is wanted and was not recorded."""
+        if self.judge is not None:
+            column(group, self.judge, "cort")
         return added(shaped, [self._change(t) for t in group.trajectories])
 
     def _change(self, trajectory: Trajectory) -> float:
@@ -139,7 +126,7 @@ class Cort:
         change = -self.penalty if bad else 0.0
         if self.judge is None:
             return change
-        grade = trajectory.rewards.get(self.judge, 1.0)
+        grade = trajectory.rewards[self.judge]
         return change + self.penalty * (grade - 1) - spent(trajectory, self.judge)
 
 
@@ -148,7 +135,5 @@ __all__ = [
     "Cort",
     "SearchR1",
     "all_useless",
-    "golds",
-    "response_answer",
     "useless",
 ]

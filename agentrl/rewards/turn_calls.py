@@ -12,8 +12,8 @@ import numpy as np
 
 from agentrl.history import HistoryStore
 from agentrl.points import Ctx, Shaped
+from agentrl.rewards.answer_match import golds
 from agentrl.rewards.base import with_tokens
-from agentrl.rewards.search_agents import golds
 from agentrl.rewards.texts import turn_ends
 from agentrl.trajectory import CallRecord, Group, Trajectory
 from agentrl.transcript import Float32Array, floats_array

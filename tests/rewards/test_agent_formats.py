@@ -10,16 +10,18 @@ import pytest
 
 from agentrl.history import HistoryStore
 from agentrl.points import Ctx, EpisodeRunner, Services
+from agentrl.rewards.answer_match import AnswerMatch, golds, response_answer
 from agentrl.rewards.base import summed
 from agentrl.rewards.formats import (
     Format,
+    valid_answer_tag,
     valid_arpo,
     valid_boxed_answer,
     valid_role,
     valid_search_r1,
     valid_think_answer,
 )
-from agentrl.rewards.search_agents import Arpo, Cort, SearchR1, golds, response_answer
+from agentrl.rewards.search_agents import Arpo, Cort, SearchR1
 from agentrl.trajectory import CallRecord, Group, Trajectory
 from agentrl.types import Message, Task
 
@@ -130,12 +132,12 @@ def test_arpo_format(text: str, valid: bool):
 def test_arpo_reward(member: Member, group: Groups, call: Calls, ctx: Ctx):
     """F1 .5 with both tools .6, with one .5; acc 0 earns no bonus; a broken tag -1 whatever acc."""
     both = (call(name="search"), call(name="python"))
-    failed = (call(name="search"), call(name="python", error="execution"))
+    unread = (call(name="search"), call(name="python", error="arguments"))
     rows = [(0.5, both, LAST), (0.5, both[:1], LAST), (0.0, both, LAST), (0.5, both, LAST[:-9])]
     members = [
         member(i, env, turns=(text,), calls=calls) for i, (env, calls, text) in enumerate(rows)
     ]
-    members.append(member(4, 0.5, turns=(LAST,), calls=failed))
+    members.append(member(4, 0.5, turns=(LAST,), calls=unread))
     assert shaped_by(Arpo(), group(*members), ctx) == pytest.approx([0.6, 0.5, 0, -1, 0.5])
 
 
@@ -183,6 +185,9 @@ def test_think_answer_and_boxed_answer():
     assert valid_boxed_answer("so\n<answer>\n\\boxed{1}\n</answer>\n")
     assert not valid_boxed_answer("<answer>1</answer>")
     assert not valid_boxed_answer("<answer>\\boxed{1}</answer>, I think")
+    assert valid_answer_tag("so <answer>1</answer>\n")
+    assert not valid_answer_tag("<answer>1</answer><answer>2</answer>")
+    assert not valid_answer_tag("<answer> </answer>")
 
 
 async def test_format_is_a_component(member: Member):
@@ -193,3 +198,32 @@ async def test_format_is_a_component(member: Member):
     assert await Format(rule="arpo", fail=-0.5)(wrong, SERVICES) == {"format": -0.5}
     searched = member(turns=SEARCH, observations=("d",))
     assert await Format(rule="search_r1", weight=0.2)(searched, SERVICES) == {"format": 0.2}
+
+
+@pytest.mark.parametrize(
+    ("turns", "answer", "em", "sub_em", "f1"),
+    [
+        (("<answer>the beijing.</answer>",), None, 1, 1, 1),
+        (("<answer>x</answer>",), "it is Beijing city", 0, 1, 2 / 5),
+        (("no tag",), None, 0, 0, 0),
+        (("<answer>Peking</answer>",), None, 1, 1, 1),
+    ],
+)
+async def test_answers_are_matched(
+    member: Member, turns: tuple[str, ...], answer: str | None, em: int, sub_em: int, f1: float
+):
+    """Any accepted answer counts; "it is Beijing city" shares 1 of 4 tokens with 1: F1 2/5."""
+    task = Task("t", "?", "Beijing", {"answers": ["Peking"]})
+    scores = await AnswerMatch()(member(turns=turns, task=task, answer=answer), SERVICES)
+    assert list(scores.values()) == pytest.approx([em, sub_em, f1])
+
+
+async def test_arpo_reads_f1(member: Member, group: Groups, call: Calls, ctx: Ctx):
+    """Two of four tokens right: F1 2/3, and with both tools + .1; env's 0 is not read."""
+    task = Task("t", "?", "new york")
+    calls = [call(name="search"), call(name="python")]
+    text = "<think>b</think><answer>\\boxed{new york city hall}</answer>"
+    one = member(0, 0.0, turns=(text,), task=task, calls=calls, answer="new york city hall")
+    scored = one.scored(**await AnswerMatch()(one, SERVICES))
+    got = shaped_by(Arpo(component="answer/f1"), group(scored), ctx)
+    assert got == pytest.approx([2 / 3 + 0.1])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from agentrl.compose import compose, dump
 from agentrl.config import Plugin
 from agentrl.errors import UserError
 from agentrl.history import HistoryStore
@@ -175,3 +177,17 @@ def test_nothing_is_mutated(four: Group, ctx: Ctx):
     shaper("mul", shapers=[OTC_NODE, KIMI_NODE])(four, start, HistoryStore(), ctx)
     assert isinstance(start, Shaped)
     assert np.array_equal(start.rewards_G, before)
+
+
+def test_combinators_come_through_the_command_line_and_a_stored_config(
+    four: Group, ctx: Ctx, tmp_path: Path
+):
+    """A dot-list with nested lists, dumped as a run folder does and read back, makes the same."""
+    word = "algo.shapers=[{name: mul, shapers: [{name: otc, form: ppo}]}, {name: cap, high: 0.9}]"
+    first = compose(["env=retool_math", word])
+    stored = tmp_path / "config.yaml"
+    stored.write_text(dump(first))
+    for config in (first, compose([f"@{stored}"])):
+        shapers = [build("shaper", node) for node in config.algo.shapers]
+        shaped = chain(shapers, four, summed(four), HistoryStore(), ctx)
+        assert shaped.rewards_G.tolist() == pytest.approx([0.9, 0.5, 0.3090, 0], abs=1e-4)

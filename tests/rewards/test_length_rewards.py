@@ -270,11 +270,15 @@ def test_rlsp_with_and_without_the_judge(member: Member, group: Groups, ctx: Ctx
 
 def test_rlsp_without_answer_or_grade(member: Member, group: Groups, ctx: Ctx):
     """acc -.5 and fallback .5: .8 (-.5 - .5) + .1 = -.7; P = 0 leaves .8 x 1 + .1."""
+    graded = {"judge/exploration": 0.5}
     two = group(
-        member(0, 0.0, turns=("x" * 8000,)), member(1, 1.0, turns=("x" * 8000,), answer="42")
+        member(0, 0.0, turns=("x" * 8000,)),
+        member(1, 1.0, turns=("x" * 8000,), answer="42", rewards=graded),
     )
     assert shaped_by(Rlsp(), two, HistoryStore(), ctx) == pytest.approx([-0.7, 0.5])
     assert shaped_by(Rlsp(penalty=0), two, HistoryStore(), ctx) == pytest.approx([-0.3, 0.9])
+    with pytest.raises(UserError, match="judge/exploration"):
+        shaped_by(Rlsp(), group(two.trajectories[0]), HistoryStore(), ctx)
 
 
 def test_rlsp_replaces_a_summed_effort(member: Member, group: Groups, ctx: Ctx):
