@@ -78,8 +78,7 @@ class AccuracyBand:
 class ComponentBand:
     """Keep groups in which a statistic of one component (or the shaped reward) lies in a band.
 
-    SimpleTIR drops groups of reward std below 1e-3: of=std, low=1e-3. DRO (2506.13351) drops
-    prompts of low reasoning signal: its component, of=max, low=the floor.
+    SimpleTIR (2509.02479) drops groups of reward std below 1e-3: of=std, low=1e-3.
     """
 
     of: Statistic = "mean"

@@ -12,6 +12,7 @@ from agentrl.algo.advantage import Outcome, estimate
 from agentrl.algo.batch import make_batch
 from agentrl.algo.gate_chain import Chain
 from agentrl.algo.gate_masks import MaskTruncated, VoidTurns, is_void
+from agentrl.algo.gate_signal import ReasoningSignal
 from agentrl.algo.gate_spread import Informative, StdEma, reward_std
 from agentrl.algo.gate_weight import DifficultyWeight, diversity
 from agentrl.algo.gates import ComponentBand, DivertFailed
@@ -270,6 +271,35 @@ def test_a_band_of_nothing_is_told() -> None:
         ComponentBand()
     with pytest.raises(UserError, match="no trajectory has the reward 'sigma'; it has env"):
         verdict(ComponentBand(component="sigma", low=0), group(1))
+
+
+# DRO
+
+
+def reasoned(*rows: Sequence[float]) -> Group:
+    """One trajectory a row of logprobs."""
+    rewards = [{"env": 0.0} | {f"r3/logp/{j}": x for j, x in enumerate(row)} for row in rows]
+    return group(*[0.0] * len(rows), rewards=rewards)
+
+
+def test_references_that_reasoning_cannot_move_are_dropped() -> None:
+    """Logprobs [-1, -.1] and [-3, -.1]: deviations 1 and 0; the better worst token has -1."""
+    of = reasoned([-1.0, -0.1], [-3.0, -0.1])
+    strict: dict[str, Any] = {"carry": 0.0, "worst": 0.5}
+    # exp(-1) = .368 lies between 1/3 and 1/2.
+    assert verdict(ReasoningSignal(top_k=3, **strict), of) == Keep()
+    assert verdict(ReasoningSignal(top_k=2, **strict), of) == Drop("out_of_reach")
+    assert verdict(ReasoningSignal(top_k=2, carry=0.0, worst=1.0), of) == Keep()
+    assert verdict(ReasoningSignal(min_sigma=1.0, **strict), of) == Keep()
+    assert verdict(ReasoningSignal(min_sigma=1.01, **strict), of) == Drop("no_signal")
+    assert verdict(ReasoningSignal(min_sigma=9.0, carry=1.0), of) == Keep()
+    kept = [
+        verdict(ReasoningSignal(min_sigma=9.0), of, Ctx(step=step, total_steps=1, seed=0)) == Keep()
+        for step in range(1000)
+    ]
+    assert sum(kept) == pytest.approx(100, abs=30)
+    with pytest.raises(UserError, match="r3/logp/0"):
+        verdict(ReasoningSignal(), group(1.0))
 
 
 # Chains
