@@ -70,19 +70,34 @@ def _reopen(old: str, work: str, here: str) -> None:
     A file that has no name any more stays shared, as after any fork.
     """
     for found in gc.get_objects():
-        if type(found) is not io.FileIO or found.closed or not isinstance(found.name, str):
-            continue
-        path = os.path.normpath(os.path.join(here, found.name))
-        if not path.startswith(old + os.sep):
-            continue
-        with contextlib.suppress(OSError):
-            fd = found.fileno()
-            flags = fcntl.fcntl(fd, fcntl.F_GETFL) & ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC)
-            position = os.lseek(fd, 0, os.SEEK_CUR)
-            fresh = os.open(_moved(path, old, work), flags | os.O_CLOEXEC)
-            os.lseek(fresh, position, os.SEEK_SET)
-            os.dup2(fresh, fd, inheritable=False)
-            os.close(fresh)
+        if type(found) is io.FileIO and not found.closed and isinstance(found.name, str):
+            with contextlib.suppress(OSError):
+                inside = _place(found, old, here)
+                if inside is not None:
+                    _exchange(found.fileno(), os.path.join(work, inside))
+
+
+def _place(file: io.FileIO, old: str, here: str) -> str | None:
+    """Where an open file lies below the old folder, which is the current one; None: not there.
+
+    A relative name counts from the folder that was current then, which may have changed since.
+    """
+    for start in (here, old):
+        path = os.path.normpath(os.path.join(start, str(file.name)))
+        if path.startswith(old + os.sep):
+            inside = os.path.relpath(path, old)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.stat(inside), os.fstat(file.fileno())):
+                    return inside
+    return None
+
+
+def _exchange(fd: int, path: str) -> None:
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL) & ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC)
+    fresh = os.open(path, flags | os.O_CLOEXEC)
+    os.lseek(fresh, os.lseek(fd, 0, os.SEEK_CUR), os.SEEK_SET)
+    os.dup2(fresh, fd, inheritable=False)
+    os.close(fresh)
 
 
 def finish_fence(parent: int) -> None:

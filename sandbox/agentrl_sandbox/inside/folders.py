@@ -60,10 +60,10 @@ def remove_tree(path: str) -> None:
 
 
 def copy_tree(source: str, target: str) -> None:
-    """Copy what lies in one folder into another, links as links, pipes as new pipes.
+    """Copy the files, folders and links of one folder into another.
 
-    Both are the same session's, so nothing is guarded against here. Sockets are left out; one file
-    under two names becomes two files.
+    Both are the same session's, so nothing is guarded against here. One file under two names
+    becomes two files.
     """
     with os.scandir(source) as entries:
         for entry in entries:
@@ -76,5 +76,3 @@ def copy_tree(source: str, target: str) -> None:
                 shutil.copystat(entry.path, place)
             elif entry.is_file(follow_symlinks=False):
                 shutil.copy2(entry.path, place)
-            elif stat.S_ISFIFO(entry.stat(follow_symlinks=False).st_mode):
-                os.mkfifo(place)
