@@ -82,6 +82,7 @@ class OpenAIJudge:
         self._slots = asyncio.Semaphore(concurrency)
         self._cache: OrderedDict[str, str] = OrderedDict()
         self._client: httpx.AsyncClient | None = None
+        self._asking = 0
         self.requests = 0
         """Requests sent so far, retries included."""
         self.cached = 0
@@ -97,20 +98,25 @@ class OpenAIJudge:
             self.cached += 1
             self._cache.move_to_end(key)
             return self._cache[key]
+        self._asking += 1
         try:
             async with asyncio.timeout(self._deadline_s), self._slots:
                 reply = await self._persist(prompt, Random(derive("judge", key)))
         except TimeoutError as error:
             told = f"the judge {self._model} gave no grade within {self._deadline_s:g} s"
             raise DeadlineExceeded(told) from error
+        finally:
+            self._asking -= 1
+            if not self._asking:
+                await asyncio.shield(self._close())
         if self._room:
             self._cache[key] = reply
             if len(self._cache) > self._room:
                 self._cache.popitem(last=False)
         return reply
 
-    async def close(self) -> None:
-        """Close the connections; a later grade opens new ones."""
+    async def _close(self) -> None:
+        """Nobody is asking: connections are shared by grades in flight and outlive none of them."""
         client, self._client = self._client, None
         if client is not None:
             await client.aclose()

@@ -123,6 +123,7 @@ def make_method(
 ) -> Method:
     """The extension points that decide a step's groups."""
     rollout, algo = config.rollout, config.algo
+    tokenizer = parts.renderer.tokenizer
     episodes = Episodes(
         parts, seed=config.seed, in_flight=rollout.in_flight, retries=rollout.retries
     )
@@ -131,12 +132,12 @@ def make_method(
         plan=build("plan", rollout.plan, group_size=rollout.group_size),
         services=Services(
             episodes=episodes,
-            rewards=setup.plugins("reward", algo.rewards),
+            rewards=setup.plugins("reward", algo.rewards, tokenizer=tokenizer),
             scorer=scorer,
             judge=None if algo.judge is None else build("judge", algo.judge),
             sandbox=parts.pool,
         ),
-        shapers=setup.plugins("shaper", algo.shapers),
+        shapers=setup.plugins("shaper", algo.shapers, tokenizer=tokenizer),
         gate=None if algo.gate is None else build("gate", algo.gate),
         rounds=1 if algo.gate is None else algo.gate_rounds,
     )

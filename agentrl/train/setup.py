@@ -200,6 +200,6 @@ def _generator(env: Env, config: RunConfig) -> TaskGenerator:
     return env
 
 
-def plugins(kind: str, nodes: Sequence[Plugin]) -> tuple[Any, ...]:
-    """Every plug-in of a list, made in order."""
-    return tuple(build(kind, node) for node in nodes)
+def plugins(kind: str, nodes: Sequence[Plugin], **host: Any) -> tuple[Any, ...]:
+    """Every plug-in of a list, made in order; each is handed the host values it has a name for."""
+    return tuple(build(kind, node, **host) for node in nodes)

@@ -258,12 +258,9 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_one_completion_per_prompt_and_equal_prompts_once(server: tuple[Server, str]):
     script, url = server
     judge = OpenAIJudge(base_url=url + "/", model_id="m", system="be strict")
-    try:
-        assert await judge.grade("a") == "graded a"
-        assert await judge.grade("a") == "graded a"
-        assert await judge.grade("b") == "graded b"
-    finally:
-        await judge.close()
+    assert await judge.grade("a") == "graded a"
+    assert await judge.grade("a") == "graded a"
+    assert await judge.grade("b") == "graded b"
     assert (judge.requests, judge.cached) == (2, 1)
     path, body, key = script.requests[0]
     assert (path, key) == ("/v1/chat/completions", None)
@@ -282,40 +279,31 @@ async def test_busy_servers_are_asked_again(server: tuple[Server, str]):
     script, url = server
     script.replies = [(429, b"slow down"), (503, b""), (500, b""), (200, said("fine"))]
     judge = OpenAIJudge(base_url=url, model_id="m")
-    try:
-        assert await judge.grade("a") == "fine"
-    finally:
-        await judge.close()
+    assert await judge.grade("a") == "fine"
     assert judge.requests == 4
 
 
 async def test_what_cannot_be_had_is_the_worlds_fault(server: tuple[Server, str]):
     script, url = server
     judge = OpenAIJudge(base_url=url, model_id="m", retries=1)
-    try:
-        script.replies = [(500, b"")] * 2
-        with pytest.raises(WorldFault, match="failed 2 times: status 500"):
+    script.replies = [(500, b"")] * 2
+    with pytest.raises(WorldFault, match="failed 2 times: status 500"):
+        await judge.grade("a")
+    script.replies = [(401, b"")]
+    with pytest.raises(WorldFault, match="refused a request: status 401"):
+        await judge.grade("a")
+    for reply in (b"not json", b"{}", b'{"choices": []}', said(None)):
+        script.replies = [(200, reply)]
+        with pytest.raises(WorldFault):
             await judge.grade("a")
-        script.replies = [(401, b"")]
-        with pytest.raises(WorldFault, match="refused a request: status 401"):
-            await judge.grade("a")
-        for reply in (b"not json", b"{}", b'{"choices": []}', said(None)):
-            script.replies = [(200, reply)]
-            with pytest.raises(WorldFault):
-                await judge.grade("a")
-        assert await judge.grade("a") == "graded a"
-    finally:
-        await judge.close()
+    assert await judge.grade("a") == "graded a"
     assert judge.requests == 8
 
 
 async def test_nobody_listening_is_the_worlds_fault(server: tuple[Server, str]):
     judge = OpenAIJudge(base_url="http://127.0.0.1:9/v1", model_id="m", retries=1)
-    try:
-        with pytest.raises(WorldFault, match="failed 2 times: Connect"):
-            await judge.grade("a")
-    finally:
-        await judge.close()
+    with pytest.raises(WorldFault, match="failed 2 times: Connect"):
+        await judge.grade("a")
     assert judge.requests == 2
 
 
@@ -323,22 +311,16 @@ async def test_a_deadline_ends_the_wait(server: tuple[Server, str]):
     script, url = server
     script.wait_s = 2.0
     judge = OpenAIJudge(base_url=url, model_id="m", deadline_s=0.1)
-    try:
-        with pytest.raises(DeadlineExceeded, match=r"0\.1 s"):
-            await judge.grade("a")
-    finally:
-        await judge.close()
+    with pytest.raises(DeadlineExceeded, match=r"0\.1 s"):
+        await judge.grade("a")
 
 
 async def test_requests_at_once_are_bounded(server: tuple[Server, str]):
     script, url = server
     script.wait_s = 0.02
     judge = OpenAIJudge(base_url=url, model_id="m", concurrency=3)
-    try:
-        async with asyncio.TaskGroup() as asking:
-            tasks = [asking.create_task(judge.grade(f"p{i}")) for i in range(12)]
-    finally:
-        await judge.close()
+    async with asyncio.TaskGroup() as asking:
+        tasks = [asking.create_task(judge.grade(f"p{i}")) for i in range(12)]
     assert [t.result() for t in tasks] == [f"graded p{i}" for i in range(12)]
     assert 1 < script.most <= 3
 
@@ -346,11 +328,8 @@ async def test_requests_at_once_are_bounded(server: tuple[Server, str]):
 async def test_the_cache_is_bounded(server: tuple[Server, str]):
     _, url = server
     judge = OpenAIJudge(base_url=url, model_id="m", cache=2)
-    try:
-        for prompt in ("a", "b", "c", "b", "a"):
-            await judge.grade(prompt)
-    finally:
-        await judge.close()
+    for prompt in ("a", "b", "c", "b", "a"):
+        await judge.grade(prompt)
     assert (judge.requests, judge.cached) == (4, 1)
 
 
@@ -362,12 +341,9 @@ async def test_the_key_is_sent_and_never_shown(
     monkeypatch.setenv("JUDGE_KEY", "k-very-hidden")
     judge = OpenAIJudge(base_url=url, model_id="m", key_env="JUDGE_KEY", retries=0)
     script.replies = [(401, b"bad key k-very-hidden")]
-    try:
-        with pytest.raises(WorldFault) as refused:
-            await judge.grade("a")
+    with pytest.raises(WorldFault) as refused:
         await judge.grade("a")
-    finally:
-        await judge.close()
+    await judge.grade("a")
     assert script.requests[0][2] == "Bearer k-very-hidden"
     assert "hidden" not in f"{refused.value!r} {judge!r} {caplog.text}"
     monkeypatch.delenv("JUDGE_KEY")
