@@ -1,8 +1,9 @@
 """SandboxFusion's `/run_code` and `/run_jupyter` (2412.00535) on top of any sandbox pool.
 
 Differences from the original, all on the safe side: only Python; the code runs behind the pool's
-fence; output is capped with the number of bytes left out told; a file whose interpreter was killed
-cannot be fetched. The extra field `agentrl` of an answer says what the schema has no room for.
+fence; output is capped with the number of bytes left out told; `memory_limit_MB` can lower the
+pool's own limit and not raise it; a file whose interpreter was killed cannot be fetched. The extra
+field `agentrl` of an answer says what the schema has no room for.
 """
 
 from __future__ import annotations

@@ -330,6 +330,19 @@ async def test_tests_that_cannot_be_carried_over_are_named(grader: Grader) -> No
     assert empty == Grade(0, 1, "the test never called the solution")
 
 
+async def test_parts_of_a_large_value_share_one_deadline(grader: Grader) -> None:
+    """A harness replaced by one that hands out each part slowly gains no time by it."""
+    code = (
+        "import sys, time\nm = sys.modules['agentrl.verify.code.far']\n"
+        "m.Mailbox.part = lambda s, i: time.sleep(0.3) or m.Text('x')\n"
+        "def f(): return 'x' * 1_000_000\n"
+    )
+    large = task(entry_point="f", cases=[{"expected": "x" * 1_000_000}])
+    grade = await graded(grader, large, code, GradeLimits(case_s=1.0))
+    assert "timed out after" in grade.reason
+    assert (await graded(grader, large, "def f(): return 'x' * 1_000_000")).correct
+
+
 async def test_the_total_deadline_ends_many_slow_cases(grader: Grader) -> None:
     slow = task(entry_point="f", cases=[{"args": [n], "expected": n} for n in range(50)])
     code = "import time\ndef f(n):\n    time.sleep(0.3)\n    return n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import marshal
@@ -100,8 +101,12 @@ class Conversation:
 
     async def _fetched(self, parts: int, timeout_s: float) -> Mapping[str, Any]:
         pieces: list[str] = []
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
         for index in range(parts):
-            result = await self.run(f"{self._role}.mail.part({index})", timeout_s)
+            # All parts share one deadline: each of them is code that the solution may have replaced.
+            left_s = max(deadline - loop.time(), 0.001)
+            result = await self.run(f"{self._role}.mail.part({index})", left_s)
             pieces.append(result.value or "")
         return _parsed("".join(pieces))
 

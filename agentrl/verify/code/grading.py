@@ -6,7 +6,8 @@
 
 Expected values, asserts and the cases still to come never enter the process that runs the solution,
 so nothing it reads, patches, prints or forges there tells it what to answer: a forged reply is an
-answer like any other, and is compared. The world's faults raise; everything else is a grade.
+answer like any other, and is compared. That holds as far as the pool isolates: below `lite` a session
+may read another one's memory. The world's faults raise; everything else is a grade.
 """
 
 from __future__ import annotations

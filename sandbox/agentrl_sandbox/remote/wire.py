@@ -90,7 +90,9 @@ class Wire:
                 ),
                 timeout=httpx.Timeout(None, connect=_CONNECT_S),
                 transport=self._wiring.transport,
-                trust_env=False,
+                # Proxies and certificates of the environment are for the world outside; servers
+                # of one's own network are spoken to directly.
+                trust_env=self.url.startswith("https://"),
             )
         return self._client
 
