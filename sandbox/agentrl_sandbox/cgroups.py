@@ -89,14 +89,14 @@ class Places:
     unified: bool
     """Version 2: all controllers in one folder."""
 
-    def make_home(self) -> Home:
+    def make_home(self, limits: SandboxLimits) -> Home:
         """A folder for the groups of one zygote. Raises OSError where that is not allowed."""
         name = f"agentrl-{os.getpid()}-{_started(os.getpid())}-{next(_serials)}"
-        controllers = list(self.of)
-        folders = {c: parent / name for c, parent in self.of.items()}
+        controllers = [c for c in self.of if c != "cpu" or limits.cpus]
+        folders = {c: self.of[c] / name for c in controllers}
         for folder in dict.fromkeys(folders.values()):
             folder.mkdir(0o755)
-        home = Home(folders, self.unified)
+        home = Home(folders, self.unified, limits)
         try:
             if self.unified:
                 _delegate(home.folders[controllers[0]], controllers)
@@ -120,17 +120,18 @@ class Home:
 
     folders: dict[str, Path]
     unified: bool
+    limits: SandboxLimits
 
     def paths(self) -> tuple[str, ...]:
         """The folders, each once."""
         return tuple(dict.fromkeys(map(str, self.folders.values())))
 
-    def make_group(self, name: str, limits: SandboxLimits) -> Group:
+    def make_group(self, name: str) -> Group:
         """A group with the limits of one session. Raises OSError."""
-        used = {c: p / name for c, p in self.folders.items() if c != "cpu" or limits.cpus}
-        for folder in dict.fromkeys(used.values()):
+        own = {c: folder / name for c, folder in self.folders.items()}
+        for folder in dict.fromkeys(own.values()):
             folder.mkdir(0o755)
-        group = Group(used, self.unified, limits)
+        group = Group(own, self.unified, self.limits)
         group.allow(1)
         return group
 

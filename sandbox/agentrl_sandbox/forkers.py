@@ -13,7 +13,6 @@ import logging
 from dataclasses import dataclass
 
 from agentrl.errors import SandboxError
-from agentrl.sandbox import SandboxLimits
 from agentrl_sandbox.cgroups import Group, Home
 from agentrl_sandbox.link import Link
 
@@ -33,10 +32,9 @@ class Forker:
 class Forkers:
     """Those of one main zygote: made when needed, kept for the next session."""
 
-    def __init__(self, main: Link, home: Home, limits: SandboxLimits) -> None:
+    def __init__(self, main: Link, home: Home) -> None:
         self.main = main
         self.home = home
-        self._limits = limits
         self._idle: list[Forker] = []
         self._all: set[Forker] = set()
         self._taken: set[int] = set()
@@ -59,7 +57,7 @@ class Forkers:
 
     async def _make(self, index: int) -> Forker:
         try:
-            group = self.home.make_group(str(next(self._serials)), self._limits)
+            group = self.home.make_group(str(next(self._serials)))
         except OSError as error:
             raise SandboxError(f"no cgroup for another session: {error}") from error
         try:

@@ -139,13 +139,13 @@ class ForkPool(ABC):
             return await Link.start(self._plan(level), self._python)
         places = cgroups.find()
         places.sweep()
-        home = places.make_home()
+        home = places.make_home(self._limits)
         try:
             link = await Link.start(self._plan(level, home.paths()), self._python)
         except BaseException:
             home.remove()
             raise
-        self._forkers = Forkers(link, home, self._limits)
+        self._forkers = Forkers(link, home)
         return link
 
     async def _end_link(self, link: Link) -> None:

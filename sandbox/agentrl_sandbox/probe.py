@@ -86,11 +86,11 @@ def _memory_cgroup() -> tuple[bool, str]:
     try:
         places = cgroups.find()
         places.sweep()
-        home = places.make_home()
+        home = places.make_home(SandboxLimits(memory_mb=16))
     except OSError as error:
         return False, str(error)
     try:
-        group = home.make_group("probe", SandboxLimits(memory_mb=16))
+        group = home.make_group("probe")
         with subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", _EAT],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,

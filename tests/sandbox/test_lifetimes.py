@@ -14,12 +14,18 @@ import pytest
 
 from agentrl.errors import SandboxError
 from agentrl.sandbox import SandboxLimits
+from agentrl_sandbox import cgroups
 from agentrl_sandbox.local import LocalPool
 from agentrl_sandbox.none import UnsafePool
+from agentrl_sandbox.probe import probe
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the local sandbox needs Linux")
 
 GONE_S = 10.0
+needs_strong = pytest.mark.skipif(
+    probe().level != "strong", reason=probe().why_not("strong") or "no memory cgroup"
+)
+LEVELS = [pytest.param("strong", marks=needs_strong), "standard", "lite"]
 PARENT = """
 import asyncio, os, sys
 from functools import partial
@@ -33,6 +39,9 @@ async def main(level, keep_copy):
     sessions = [await pool.acquire() for _ in range(3)]
     idle = await pool.acquire()
     await idle.run("open('left', 'w').write('x')", timeout_s=10)
+    if level != "none":
+        # A session's copies are no one's children but the zygote's.
+        sessions += await sessions[0].fork(2)
     if keep_copy and os.fork() == 0:
         # A copy of the trainer, as a data loader would be, that keeps every descriptor open.
         os.closerange(0, 3)
@@ -84,8 +93,26 @@ def _wait_until_gone(who: set[tuple[int, str]]) -> set[tuple[int, str]]:
     return alive
 
 
+def _cgroups_of(owner: int) -> int:
+    """Folders for the cgroups of a process's pools, one per hierarchy."""
+    return sum(len(list(parent.glob(f"agentrl-{owner}-*"))) for parent in _group_parents())
+
+
+def _group_parents() -> list[Path]:
+    try:
+        return list(dict.fromkeys(cgroups.find().of.values()))
+    except OSError:
+        return []
+
+
 @pytest.mark.parametrize(
-    ("level", "copy"), [("standard", "copy"), ("lite", "copy"), ("none", "alone")]
+    ("level", "copy"),
+    [
+        pytest.param("strong", "copy", marks=needs_strong),
+        ("standard", "copy"),
+        ("lite", "copy"),
+        ("none", "alone"),
+    ],
 )
 def test_kill_nine_of_the_parent_leaves_nothing(tmp_path: Path, level: str, copy: str) -> None:
     """Three sessions that spin and refuse to die, one with a file, a fork holding the sockets."""
@@ -101,8 +128,11 @@ def test_kill_nine_of_the_parent_leaves_nothing(tmp_path: Path, level: str, copy
         assert parent.stdout is not None
         assert parent.stdout.readline() == b"running\n"
         started = _descendants(parent.pid)
-        # A launcher, its zygote, four sessions.
-        assert len(started) == 6 + (copy == "copy")
+        # A launcher, its zygote, four sessions, two copies; in cgroups four more zygotes, and one
+        # that the first, proving session left for the next.
+        expected = {"none": 6, "lite": 8, "standard": 8, "strong": 12}[level]
+        assert len(started) == expected + (copy == "copy")
+        assert (_cgroups_of(parent.pid) > 0) == (level == "strong")
         if copy == "copy":
             holders = {
                 w for w in started if b"TaskGroup" in Path(f"/proc/{w[0]}/cmdline").read_bytes()
@@ -115,6 +145,11 @@ def test_kill_nine_of_the_parent_leaves_nothing(tmp_path: Path, level: str, copy
     try:
         assert _wait_until_gone(started - holders) == set()
         assert os.listdir(tmp_path) == []
+        for _ in range(100):
+            if _cgroups_of(parent.pid) == 0:
+                break
+            time.sleep(0.05)
+        assert _cgroups_of(parent.pid) == 0
     finally:
         for pid, _ in holders:
             os.kill(pid, signal.SIGKILL)
@@ -124,7 +159,7 @@ def _descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-@pytest.mark.parametrize("level", ["standard", "lite"])
+@pytest.mark.parametrize("level", LEVELS)
 async def test_fifty_sessions_leak_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, level: str
 ) -> None:
@@ -167,7 +202,7 @@ def _entries(folder: Path) -> int:
     return sum(len(folders) + len(files) for _, folders, files in os.walk(folder))
 
 
-@pytest.mark.parametrize("level", ["standard", "lite"])
+@pytest.mark.parametrize("level", LEVELS)
 async def test_losing_the_zygote(level: str) -> None:
     """Code under way and state that is gone are errors of the box; whatever comes next works."""
     pool = LocalPool(max_isolation=level)  # pyright: ignore[reportArgumentType]
