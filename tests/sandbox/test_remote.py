@@ -516,6 +516,7 @@ async def test_a_strangers_nonsense_is_no_result(answer: bytes) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 async def test_the_whole_conformance_kit_through_the_wire(url: str) -> None:
     results = await check_sandbox(lambda: RemotePool(url=url))
     assert [(r.name, r.detail) for r in results if not r.ok] == []

@@ -71,6 +71,7 @@ async def test_every_empty_solution_fails(grader: Grader, rows: list[dict[str, A
     assert [name for name, grade in grades.items() if grade.correct or not grade.reason] == []
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.slow)])
 async def test_a_changed_operator_fails(
     grader: Grader, rows: list[dict[str, Any]], step: int
