@@ -53,6 +53,7 @@ class Link:
         self._answer: asyncio.Future[tuple[Answer, int | None] | None] = self._loop.create_future()
         self._busy = asyncio.Lock()
         self._next = 0
+        self._parts: list[Link] = []
         self.lost = False
         """Whether the zygote is gone; sessions of a lost zygote are dead or dying."""
         self._loop.add_reader(channel.fileno(), self._readable)
@@ -105,7 +106,9 @@ class Link:
             near.close()
             raise
         near.setblocking(False)
-        return await Link(Forked(pidfd, pid_behind(pidfd)), near)._welcomed()
+        part = Link(Forked(pidfd, pid_behind(pidfd)), near)
+        self._parts.append(part)
+        return await part._welcomed()
 
     @property
     def pid(self) -> int:
@@ -164,6 +167,8 @@ class Link:
             _settle(delivery.fit, None)
         self._exits.clear()
         self._copies.clear()
+        for part in self._parts:
+            part._lose()
 
     async def fork(self) -> Child:
         """A new session child, fence not yet confirmed. Raises SandboxError."""

@@ -50,7 +50,8 @@ class Size:
                 f"max_sessions={self.max_sessions} and spares={self.spares}: a pool needs at least "
                 "one session and no negative number of spares"
             )
-        if self.wait_s <= 0 or self.idle_s <= 0 or (self.max_cells or 1) < 1:
+        most = 1 if self.max_cells is None else self.max_cells
+        if self.wait_s <= 0 or self.idle_s <= 0 or most < 1:
             raise UserError(
                 f"wait_s={self.wait_s}, idle_s={self.idle_s} and max_cells={self.max_cells} must "
                 "be positive; leave max_cells out for no limit"
