@@ -21,6 +21,7 @@ _OVERHEAD_MB = 64
 _NAME = re.compile(r"agentrl-(\d+)-(\d+)-\d+")
 _NEEDED = ("memory", "pids")
 _PERIOD_US = 100_000
+_PROC = Path("/proc/self")
 _serials = itertools.count()
 
 
@@ -199,7 +200,7 @@ def _write_if_there(file: Path, text: str) -> None:
 def _mounts() -> dict[str, tuple[str, str]]:
     """Controller (empty: version 2) -> mount point and the group that is mounted there."""
     found: dict[str, tuple[str, str]] = {}
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+    for line in (_PROC / "mountinfo").read_text().splitlines():
         left, _, right = line.partition(" - ")
         root, point = left.split()[3:5]
         kind, _, options = right.split(" ", 2)
@@ -214,7 +215,7 @@ def _mounts() -> dict[str, tuple[str, str]]:
 def _own_groups() -> dict[str, str]:
     """Controller (empty: version 2) -> path of the group that this process is in."""
     found: dict[str, str] = {}
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
+    for line in (_PROC / "cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         found |= dict.fromkeys(controllers.split(","), path)
     return found

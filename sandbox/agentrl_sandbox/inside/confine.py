@@ -23,6 +23,8 @@ from agentrl_sandbox.inside.plan import Plan
 CONTROL_FD, NURSERY_FD = 3, 4
 _FIRST_FREE = 5
 _HIGH = 100
+COPIES = 256
+"""Room for copies beside a session's threads: they are all one user's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ def put_up(plan: Plan, quarters: Quarters, base_mb: float, nursery: socket.socke
         address_space_mb=base_mb + plan.memory_mb,
         disk_mb=plan.disk_mb,
         open_files=plan.open_files,
+        processes=None if quarters.user is None else plan.processes + COPIES,
         strict=plan.filtered,
     )
     if plan.filtered:

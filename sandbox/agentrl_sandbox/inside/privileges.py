@@ -48,8 +48,13 @@ def drop_capabilities() -> None:
     kernel.call("capset", buffer, ctypes.create_string_buffer(24))
 
 
-def limit(*, address_space_mb: float, disk_mb: int, open_files: int, strict: bool) -> None:
-    """Set the resource limits. `strict` False: where one is unknown or refused, go on (macOS)."""
+def limit(
+    *, address_space_mb: float, disk_mb: int, open_files: int, processes: int | None, strict: bool
+) -> None:
+    """Set the resource limits. `strict` False: where one is unknown or refused, go on (macOS).
+
+    `processes`: of the user, None: no bound, as when the user has others.
+    """
     wanted = {
         "RLIMIT_AS": int(address_space_mb * _MB),
         "RLIMIT_FSIZE": disk_mb * _MB,
@@ -60,6 +65,8 @@ def limit(*, address_space_mb: float, disk_mb: int, open_files: int, strict: boo
         "RLIMIT_SIGPENDING": 256,
         "RLIMIT_RTPRIO": 0,
     }
+    if processes is not None:
+        wanted["RLIMIT_NPROC"] = processes
     for name, value in wanted.items():
         number = getattr(resource, name, None)
         if number is None:
