@@ -67,7 +67,17 @@ class Ctx:
 PAST = 400
 """Steps whose metrics a run remembers."""
 
-Need = Literal["reference", "teacher", "critic", "scorer", "judge", "expert", "sandbox"]
+Need = Literal[
+    "reference",
+    "teacher",
+    "critic",
+    "scorer",
+    "judge",
+    "expert",
+    "demonstrations",
+    "replay",
+    "sandbox",
+]
 """What a plug-in may declare in a class attribute `needs: ClassVar[frozenset[Need]]`: a run whose
 configuration does not provide it is refused before it starts."""
 

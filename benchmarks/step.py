@@ -19,11 +19,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 
-import numpy as np
 from machine import about_this_machine
 
 RESULTS = Path(__file__).parent / "results" / "step.json"
@@ -50,20 +50,18 @@ def score(text: str) -> float:
 
 def ours(folder: str, dtype: str, pipe: Connection) -> None:
     """agentrl's own training loop; its sink waits for the word before each step."""
-    from agentrl.chat.nano import NanoRenderer
     from agentrl.compose import compose
+    from agentrl.engine.transformers import TransformersEngine
     from agentrl.env import Action, Env, StepInfo, StepResult
     from agentrl.registry import register
     from agentrl.train.run import train
     from agentrl.types import Message, Task
 
-    class Endless(NanoRenderer):
-        """The bare question; nothing ends a turn."""
+    class Endless(TransformersEngine):
+        """Nothing ends a turn but its length."""
 
-        stop_ids = ()
-
-        def prompt_ids(self, messages, tools=()):
-            return np.array(self.tokenizer.encode(messages[0].content), np.int32)
+        async def generate(self, token_ids, sampling):
+            return await super().generate(token_ids, replace(sampling, stop_ids=()))
 
     class Bare:
         """A protocol without calls."""
@@ -118,11 +116,11 @@ def ours(folder: str, dtype: str, pipe: Connection) -> None:
         def close(self) -> None:
             return
 
-    for kind, made in (("renderer", Endless), ("protocol", Bare), ("env", Asked), ("reward", Size)):
+    for kind, made in (("engine", Endless), ("protocol", Bare), ("env", Asked), ("reward", Size)):
         register(kind, f"bench_{made.__name__.lower()}", made)
     words = [
         "env.name=bench_asked", "env.protocol=bench_bare", f"env.turn_tokens={NEW_TOKENS}",
-        "env.max_tokens=512", "env.max_turns=1", f"model={folder}", "model.renderer=bench_endless",
+        "env.max_tokens=512", "env.max_turns=1", f"model={folder}", "engine=bench_endless",
         f"model.dtype={dtype}", "algo.rewards=[{name: bench_size}]", "train.steps=100000",
         f"train.tasks_per_step={PROMPTS}", f"rollout.group_size={SAMPLES}", "learner.lr=1e-6",
         f"learner.micro_tokens={PROMPTS * SAMPLES * 256}", "train.checkpoint_every=100000",

@@ -6,11 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import ClassVar
 
 from agentrl.algo.gates import statistic
 from agentrl.errors import UserError
 from agentrl.history import HistoryStore
-from agentrl.points import Ctx, Drop, Keep, Verdict
+from agentrl.points import Ctx, Drop, Keep, Need, Verdict
 from agentrl.trajectory import Group
 
 METRIC = "reward_std"
@@ -82,6 +83,7 @@ class Informative:
 
     min_std: float = 0.0
     """The reward std must be above it."""
+    needs: ClassVar[frozenset[Need]] = frozenset({"replay"})
 
     def __call__(self, group: Group, history: HistoryStore, ctx: Ctx) -> Verdict:
         """Keep and remember, or drop as `flat`."""

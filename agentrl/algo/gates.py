@@ -124,7 +124,7 @@ class DivertFailed:
     The queue `sft` collects them until `algo.demos.queue` are there.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"expert"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"expert", "demonstrations"})
 
     component: str = "env"
     threshold: float = 0.5

@@ -112,7 +112,7 @@ class _HeadScores(torch.autograd.Function):
             logits = (
                 _scaled_logits(inputs, cast_weight, bias, temperatures[part])
                 if kept is None
-                else kept
+                else kept.clone()
             )
             slope = _logit_gradient(
                 logits,
@@ -128,7 +128,10 @@ class _HeadScores(torch.autograd.Function):
             slope = slope.to(ctx.dtype)
             if grad_hidden is not None:
                 grad_hidden[part] = (slope @ cast_weight).to(hidden.dtype)
-            if grad_weight is not None:
+            if grad_weight is not None and grad_weight.dtype == slope.dtype:
+                # In place: a product of its own would be as large as the layer.
+                grad_weight.addmm_(slope.T, inputs)
+            elif grad_weight is not None:
                 grad_weight += (slope.T @ inputs).to(weight.dtype)
         return grad_hidden, grad_weight, grad_bias, None, None, None, None
 
@@ -141,14 +144,18 @@ def _logit_gradient(
     grad_logprobs: Tensor | None,
     grad_entropies: Tensor | None,
 ) -> Tensor:
-    """d logprob / dz = onehot - p; d entropy / dz = -p (log p + H)."""
-    log_p = logits - log_z[:, None]
+    """d logprob / dz = onehot - p; d entropy / dz = -p (log p + H). Overwrites `logits`.
+
+    Two buffers of their size are all there ever is: large vocabularies make each one expensive.
+    """
+    log_p = logits.sub_(log_z[:, None])
     p = log_p.exp()
-    slope = torch.zeros_like(p)
-    if grad_entropies is not None:
-        slope -= p * (log_p + entropies[:, None]) * grad_entropies[:, None]
+    if grad_entropies is None:
+        slope = log_p.zero_()
+    else:
+        slope = log_p.add_(entropies[:, None]).mul_(p).mul_(-grad_entropies[:, None])
     if grad_logprobs is not None:
-        slope -= p.mul_(grad_logprobs[:, None])
+        slope.sub_(p.mul_(grad_logprobs[:, None]))
         slope.scatter_add_(1, targets[:, None], grad_logprobs[:, None])
     return slope
 

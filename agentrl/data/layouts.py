@@ -136,6 +136,17 @@ def _chat(row: Row) -> Problem:
     return Problem(question, answer, {k: v for k, v in named.items() if isinstance(v, str)})
 
 
+def _code(row: Row) -> Problem:
+    """HumanEval's columns, as `agentrl.verify.code` reads them; spaces at the ends of code count."""
+    names = ("prompt", "entry_point", "test", "canonical_solution")
+    given = {name: row.values.get(name) for name in names}
+    for name, value in given.items():
+        if not isinstance(value, str) or not value:
+            raise UserError(f"{row.where}: {name} is missing or not text; fill it or drop the row")
+    prompt, solution = str(given["prompt"]), str(given.pop("canonical_solution"))
+    return Problem(prompt, solution, given)
+
+
 def _as_text(value: JsonValue) -> str | None:
     """Text, stripped; a number written out; None for anything else and for nothing."""
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -180,6 +191,12 @@ LAYOUTS: Mapping[str, Layout] = {
     layout.name: layout
     for layout in (
         Layout("chat", "prompt: messages, reward_model.ground_truth or answer", _fits_chat, _chat),
+        Layout(
+            "code",
+            "prompt, entry_point, test, canonical_solution",
+            lambda values: _has(values, "prompt", "entry_point", "test"),
+            _code,
+        ),
         Layout("gsm8k", "question, answer ending in #### x", _fits_gsm8k, _gsm8k),
         Layout("qa", "question, answer: list of texts", _fits_qa, _qa),
         Layout("math", "problem or question, answer or solution with \\boxed", _fits_math, _math),

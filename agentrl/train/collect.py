@@ -218,7 +218,7 @@ def _with_failed(group: Group, shaped: Shaped) -> Shaped:
 def _admitted(group: Group, keep: Keep) -> Group:
     """The group as its gate lets it in: weighted, named trajectories out of the gradient."""
     members = tuple(
-        replace(t, weight=t.weight * keep.weight, excluded=keep.excluded.get(t.uid, t.excluded))
+        replace(t, weight=t.weight * keep.weight, excluded=t.excluded or keep.excluded.get(t.uid))
         for t in group.trajectories
     )
     return replace(group, trajectories=members)

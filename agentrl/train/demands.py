@@ -17,9 +17,15 @@ REMEDY: Mapping[Need, str] = {
     "scorer": "a learner that scores rows (learner=torch)",
     "judge": "algo.judge={name: openai, base_url: ..., model: ...}",
     "expert": "an env with an expert, or no gate that diverts to `sft`",
+    "demonstrations": "algo.demos.queue=<diverted tasks that trigger a supervised step>",
+    "replay": "algo.replay.capacity=<groups to keep>",
     "sandbox": "an env with tools, whose sandbox rewards share",
 }
 """What to set so that a need is met."""
+
+
+ARTICLE: Mapping[str, str] = {"expert": "an ", "demonstrations": "", "replay": ""}
+"""Before a need's name; `a` unless named here."""
 
 
 def check_demands(config: RunConfig, env: Env, plugins: Mapping[str, object]) -> None:
@@ -27,7 +33,7 @@ def check_demands(config: RunConfig, env: Env, plugins: Mapping[str, object]) ->
     provided = provides(config, env)
     for called, plugin in plugins.items():
         for need in sorted(needs_of(plugin) - provided):
-            raise UserError(f"{called} needs a {need}: set {REMEDY[need]}")
+            raise UserError(f"{called} needs {ARTICLE.get(need, 'a ')}{need}: set {REMEDY[need]}")
     _check_pairs(config, plugins.values())
 
 
@@ -41,6 +47,8 @@ def provides(config: RunConfig, env: Env) -> frozenset[Need]:
         "scorer": True,
         "judge": config.algo.judge is not None,
         "expert": isinstance(env, Expert),
+        "demonstrations": config.algo.demos.queue > 0,
+        "replay": config.algo.replay.capacity > 0,
         "sandbox": bool(env.tools),
     }
     return frozenset(need for need, there in found.items() if there)

@@ -11,13 +11,16 @@ from typing import Any, cast
 
 from agentrl.config import RunConfig
 from agentrl.errors import SetupError, UserError
+from agentrl.history import HistoryStore
 from agentrl.model_path import model_path
+from agentrl.points import Ctx, needs_of
 from agentrl.rollout.loop import Episodes, Parts, Seeds, run_episode
 from agentrl.train import setup
 from agentrl.train.assemble import called, make_method, make_update
+from agentrl.train.collect import Method, score, shape
 from agentrl.train.demands import check_demands
 from agentrl.train.loop import open_parts
-from agentrl.trajectory import Trajectory
+from agentrl.trajectory import Group, Trajectory
 from agentrl.transcript import Origin
 from agentrl.types import Task
 
@@ -72,7 +75,7 @@ def dry_run(config: RunConfig) -> DryRun:
     check_demands(config, env, called(update, method))
     if not tasks:
         return DryRun(memory_mb=memory(config, path), notes=notes)
-    played = asyncio.run(_play(tasks[0], parts, episodes.seeds(tasks[0], 0, 0)))
+    played = asyncio.run(_play(tasks[0], parts, episodes.seeds(tasks[0], 0, 0), method))
     if played.error is not None:
         notes.append(f"the episode failed: {played.error}")
     spans = [
@@ -83,10 +86,17 @@ def dry_run(config: RunConfig) -> DryRun:
     return DryRun(spans, memory(config, path), notes)
 
 
-async def _play(task: Task, parts: Parts, seeds: Seeds) -> Trajectory:
+async def _play(task: Task, parts: Parts, seeds: Seeds, method: Method) -> Trajectory:
+    """One episode, scored and shaped as a group of one: what a shaper misses, it says here."""
     async with AsyncExitStack() as opened:
         await open_parts(opened, parts.engine, parts.pool)
-        return await run_episode(task, parts, uid="dry-run", sibling=0, seeds=seeds)
+        played = await run_episode(task, parts, uid="0/dry-run/0", sibling=0, seeds=seeds)
+        asking = {need for reward in method.services.rewards for need in needs_of(reward)}
+        if not asking & {"scorer", "judge"}:  # there is no learner here, and a judge may cost money
+            ctx = Ctx(step=0, total_steps=1, seed=0)
+            for group in await score([Group(task, (played,))], method.services):
+                shape(group, method.shapers, HistoryStore(), ctx)
+        return played
 
 
 def memory(config: RunConfig, path: str) -> dict[str, float]:

@@ -145,8 +145,13 @@ def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
 
 
 def _components(scored: Sequence[Trajectory]) -> dict[str, float]:
+    """Means over the trajectories that have the component; numbered series are left to the record."""
     names = sorted({name for t in scored for name in t.rewards} - {"env"})
-    return {f"reward/{n}": fmean(t.rewards.get(n, 0.0) for t in scored) for n in names}
+    return {
+        f"reward/{name}": fmean(t.rewards[name] for t in scored if name in t.rewards)
+        for name in names
+        if not name.rpartition("/")[2].isdigit()
+    }
 
 
 def _stops(scored: Sequence[Trajectory]) -> dict[str, float]:

@@ -245,7 +245,7 @@ def test_tasks_nobody_solved_go_to_supervision() -> None:
     assert verdict(gate, failed()) == Drop("failed")
     assert verdict(DivertFailed(demo="solution"), group(0, 0)) == Divert("sft", "failed_all")
     assert verdict(DivertFailed(demo="trace"), group(0, 0)) == Keep()
-    assert needs_of(gate) == {"expert"}
+    assert needs_of(gate) == {"expert", "demonstrations"}
 
 
 @pytest.mark.parametrize(
@@ -337,7 +337,7 @@ def _node(name: str, **options: object) -> Plugin:
 
 def test_a_chain_needs_what_its_gates_need() -> None:
     chain = Chain(gates=(_node("divert_failed"), _node("accuracy_band")))
-    assert needs_of(chain) == {"expert"}
+    assert needs_of(chain) == {"expert", "demonstrations"}
     assert verdict(chain, group(0, 0)) == Divert("sft", "failed_all")
     assert verdict(chain, group(1, 1)) == Drop("easy")
     with pytest.raises(UserError, match=r"gate\.gates"):

@@ -112,6 +112,15 @@ LAYOUTS = {
         },
         "5",
     ),
+    "code": (
+        {
+            "prompt": "q",
+            "entry_point": "f",
+            "test": "def check(f): ...",
+            "canonical_solution": " 1 ",
+        },
+        " 1 ",
+    ),
     "chat ": ({"prompt": [{"role": "user", "content": "q"}], "answer": "6"}, "6"),
 }
 

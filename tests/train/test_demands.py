@@ -31,6 +31,8 @@ PROVIDING: dict[Need, dict[str, Any]] = {
     "critic": {"learner": {"critic": {"trunk": "separate"}}},
     "judge": {"algo": {"judge": {"name": "openai"}}},
     "sandbox": {"env": {"box": True}},
+    "demonstrations": {"algo": {"demos": {"queue": 4}}},
+    "replay": {"algo": {"replay": {"capacity": 4}}},
 }
 
 
@@ -39,7 +41,7 @@ def test_a_need_is_refused_until_the_named_setting_provides_it(
     dice: Callable[..., RunConfig], need: Need
 ) -> None:
     plain = dice()
-    with pytest.raises(UserError, match=f"the aux term 'x' needs a {need}: set ") as told:
+    with pytest.raises(UserError, match=f"the aux term 'x' needs (a )?{need}: set ") as told:
         check_demands(plain, env_factory(plain.env)(), {"the aux term 'x'": asking(need)})
     assert str(told.value).endswith(REMEDY[need])
     given = dice(**PROVIDING[need])

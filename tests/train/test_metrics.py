@@ -56,7 +56,7 @@ def test_components_and_times(hand: Any):
         hand.trajectory(a, 1, 0.0, timings=Timings(tool_s=3.0)),
     )
     found = rollout_metrics([Group(a, members)])
-    assert (found["reward/judge"], found["tool_s"], found["queue_s"]) == (0.25, 2.0, 0.25)
+    assert (found["reward/judge"], found["tool_s"], found["queue_s"]) == (0.5, 2.0, 0.25)
     assert found["reward"] == 0.5
 
 
