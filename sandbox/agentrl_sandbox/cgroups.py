@@ -153,12 +153,12 @@ def find() -> Places:
     missing = [c for c in _NEEDED if c not in mounts or c not in own]
     if missing:
         raise OSError(f"no {' and no '.join(missing)} controller is mounted")
-    wanted = [c for c in (*_NEEDED, "cpu") if c in mounts and c in own]
-    places = Places({c: _below(mounts[c], own[c]) for c in wanted}, unified=False)
-    for folder in places.of.values():
-        if not os.access(folder, os.W_OK):
-            raise OSError(f"{folder} cannot be written to")
-    return places
+    found = {c: _below(mounts[c], own[c]) for c in (*_NEEDED, "cpu") if c in mounts and c in own}
+    ours = {c: folder for c, folder in found.items() if os.access(folder, os.W_OK)}
+    for controller in _NEEDED:
+        if controller not in ours:
+            raise OSError(f"{found[controller]} cannot be written to")
+    return Places(ours, unified=False)
 
 
 def _version_two(mount: tuple[str, str], own: str) -> Places | None:
