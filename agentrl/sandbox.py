@@ -159,3 +159,15 @@ class OneShot(Protocol):
         box, not the code, failed.
         """
         ...
+
+
+@runtime_checkable
+class Interruptible(Protocol):
+    """Sessions whose running code can be stopped from outside, as Ctrl-C does."""
+
+    async def interrupt(self) -> None:
+        """Raise KeyboardInterrupt in the code that runs; without any, nothing happens.
+
+        The run ends as `error` and the session lives on, unless the code takes no notice.
+        """
+        ...

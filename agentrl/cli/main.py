@@ -6,7 +6,6 @@ the two together. `main` is the entry point and the only place that turns errors
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -14,8 +13,8 @@ import click
 
 from agentrl import __version__
 from agentrl.cli.exits import exit_code_of, farewell, install_bug_hook
+from agentrl.cli.lazy import LazyGroup
 from agentrl.errors import AgentRLError
-from agentrl.suggest import did_you_mean
 
 COMMANDS: Mapping[str, str] = {
     "train": "Train an agent: agentrl train env=retool_math",
@@ -24,43 +23,19 @@ COMMANDS: Mapping[str, str] = {
     "list": "Show plug-ins by kind, broken ones with their error",
     "new": "Scaffold a tool, an environment or a reward with a passing test",
     "check": "Run the conformance kit on a tool, env, sandbox or engine",
+    "sandbox": "Run, try, measure and serve the sandbox",
     "config": "Print the configuration that some words resolve to",
     "doctor": "Check this machine, line by line, with the fix",
 }
 """Command -> the line shown by `agentrl --help`, in the order shown."""
 
 
-class LazyGroup(click.Group):
-    """Imports a command's file when it is used, never before."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names in the order shown."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command, imported now; None when there is no such name."""
-        if cmd_name not in COMMANDS:
-            return None
-        return importlib.import_module(f"agentrl.cli.{cmd_name}").command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Click's, with the nearest match for an unknown name."""
-        if args[0] not in COMMANDS and not ctx.resilient_parsing:
-            raise click.UsageError(
-                f"there is no command {args[0]!r}{did_you_mean(args[0], COMMANDS)}"
-            )
-        return super().resolve_command(ctx, args)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The table of commands, without importing any."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+class _Commands(LazyGroup):
+    commands_known = COMMANDS
 
 
 @click.group(
-    cls=LazyGroup,
+    cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Words are key=value: env=retool_math chooses, env.max_turns=6 overrides, "
     "recipe=otc_grpo loads a method, @run.yaml a file. Exit codes: 2 usage, 3 environment, "

@@ -113,6 +113,11 @@ class Session:
             self._used = time.monotonic()
             return await self._terms.copy(self._child, n)
 
+    async def interrupt(self) -> None:
+        """Raise KeyboardInterrupt in the code that runs; see `agentrl.sandbox.Interruptible`."""
+        if self._lock.locked() and self._child is not None:
+            self._child.send_signal(signal.SIGINT)
+
     async def reset(self) -> None:
         """Forget all state; see the contract."""
         async with self._lock:

@@ -9,9 +9,12 @@ failure, and a failure where it does not show.
 
 from __future__ import annotations
 
+import asyncio
 import os
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import NamedTuple
 
 import pytest
@@ -41,27 +44,67 @@ class Stand(NamedTuple):
     backend: str
     level: IsolationLevel
     """What the pool must reach: a lower fence would pass more leaks as known."""
-    make: Callable[[pytest.FixtureRequest], SandboxPool]
+    make: Callable[[pytest.FixtureRequest], AbstractAsyncContextManager[SandboxPool]]
+    """A pool that is not open yet, and what it needs around it."""
     missing: str = ""
     """Why it cannot run here."""
     thorough: bool = False
     """Whether the harmless cases run on every change too, else only with `-m slow`."""
 
 
+def _alone(
+    pool: Callable[[], SandboxPool],
+) -> Callable[..., AbstractAsyncContextManager[SandboxPool]]:
+    """A pool that needs nothing around it."""
+    return lambda _: nullcontext(pool())
+
+
+def _lacking(level: IsolationLevel) -> str:
+    return probe().why_not(level) if LEVELS.index(probe().level) < LEVELS.index(level) else ""
+
+
 def _local(level: IsolationLevel, *, thorough: bool = False) -> Stand:
-    def make(_: pytest.FixtureRequest) -> SandboxPool:
+    def make() -> SandboxPool:
         return LocalPool(limits=LIMITS, min_isolation=level, max_isolation=level)
 
-    lacking = LEVELS.index(probe().level) < LEVELS.index(level)
-    return Stand("local", level, make, probe().why_not(level) if lacking else "", thorough)
+    return Stand("local", level, _alone(make), _lacking(level), thorough)
 
 
-def _docker(request: pytest.FixtureRequest) -> SandboxPool:
+@asynccontextmanager
+async def _docker(request: pytest.FixtureRequest) -> AsyncIterator[SandboxPool]:
     request.getfixturevalue("docker_host")
-    image: str = request.getfixturevalue("docker_image")
+    image = request.getfixturevalue("docker_image")
     from agentrl_sandbox.docker.pool import DockerPool
 
-    return DockerPool(limits=LIMITS, image=image)
+    yield DockerPool(limits=LIMITS, image=image)
+
+
+@asynccontextmanager
+async def _jupyter(_: pytest.FixtureRequest) -> AsyncIterator[SandboxPool]:
+    pytest.importorskip("jupyter_client")
+    from agentrl_sandbox.jupyter.pool import JupyterPool
+
+    yield JupyterPool(limits=LIMITS, max_sessions=AT_ONCE + 4)
+
+
+@asynccontextmanager
+async def _remote(_: pytest.FixtureRequest) -> AsyncIterator[SandboxPool]:
+    """Our own server over the local pool."""
+    pytest.importorskip("uvicorn")
+    from agentrl.serve.sandbox_server import listen, server_of
+    from agentrl_sandbox.remote.pool import RemotePool
+
+    behind = LocalPool(limits=LIMITS, min_isolation="standard", max_isolation="standard")
+    await behind.open()
+    listening = listen("127.0.0.1", 0)
+    server = server_of(behind)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(server.serve(sockets=[listening]))
+        try:
+            yield RemotePool(url=f"http://127.0.0.1:{listening.getsockname()[1]}")
+        finally:
+            server.should_exit = True
+    await behind.close()
 
 
 STANDS = (
@@ -69,8 +112,10 @@ STANDS = (
     _local("standard", thorough=probe().level == "standard"),
     _local("lite", thorough=True),
     _local("minimal"),
-    Stand("none", "none", lambda _: UnsafePool(limits=LIMITS)),
+    Stand("none", "none", _alone(lambda: UnsafePool(limits=LIMITS))),
     Stand("docker", "lite", _docker),
+    Stand("jupyter", "standard", _jupyter, "" if shutil.which("bwrap") else "no bubblewrap"),
+    Stand("remote", "standard", _remote, _lacking("standard")),
 )
 """What is judged; a new back end is one line."""
 
@@ -103,18 +148,18 @@ def judged() -> dict[str, dict[str, CaseResult]]:
 
 async def _judge(stand: Stand, request: pytest.FixtureRequest) -> dict[str, CaseResult]:
     """Run a stand's selected cases side by side on one pool."""
-    pool = stand.make(request)
     with planted_secret(), pytest.MonkeyPatch.context() as patch:
         if os.access("/dev/shm", os.W_OK):
             # The many small files of the disk bombs take a slow disk half a minute to forget.
             patch.setenv("TMPDIR", "/dev/shm")
-        await pool.open()
-    try:
-        assert pool.isolation == stand.level
-        cell, cases = cell_of(pool, stand.backend), _selected(request.session, stand)
-        results = await run_cases(pool, cases, cell, LIMITS, at_once=AT_ONCE)
-    finally:
-        await pool.close()
+        async with stand.make(request) as pool:
+            await pool.open()
+            try:
+                assert pool.isolation == stand.level
+                cell, cases = cell_of(pool, stand.backend), _selected(request.session, stand)
+                results = await run_cases(pool, cases, cell, LIMITS, at_once=AT_ONCE)
+            finally:
+                await pool.close()
     return {result.case.name: result for result in results}
 
 
