@@ -30,3 +30,5 @@ ROOTS_FILES = Leak(
     ("minimal",),
     ("root",),
 )
+NOTEBOOK_LOOP = Leak("a notebook kernel's own event loop runs around every cell", ("jupyter",))
+NOTEBOOK_HOOK = Leak("IPython has its own excepthook in place while a cell runs", ("jupyter",))

@@ -14,11 +14,10 @@ from agentrl_sandbox.inside import kernel, seccomp
 from agentrl_sandbox.inside.syscalls import AUDIT_ARCH, NUMBERS
 
 _LOAD, _EQUAL, _RETURN = 0x20, 0x15, 0x06
-_ARCH, _NR, _FIRST_ARGUMENT = 4, 0, 16
+_ARCH, _NR, _FIRST_ARGUMENT, _SECOND_ARGUMENT = 4, 0, 16, 24
+_SCHED_OTHER = 0
 _AF_UNIX, _AF_NETLINK = 1, 16
 _ALLOWED = ("connect", "bind", "listen", "accept", "accept4")
-_IGNORED = ("sched_setscheduler", "sched_setparam")
-"""ZeroMQ sets the scheduling of its threads to what it is and aborts when that is refused."""
 
 
 def load() -> None:
@@ -40,9 +39,15 @@ def _sockets() -> bytes:
         (_RETURN, 0, 0, seccomp.ERRNO | errno.EOPNOTSUPP),
         (_RETURN, 0, 0, seccomp.ERRNO | errno.EPERM),
     ]
-    for names, answer in ((_ALLOWED, seccomp.ALLOW), (_IGNORED, seccomp.ERRNO)):
-        for name in names:
-            rules += [(_EQUAL, 0, 1, numbers[name]), (_RETURN, 0, 0, answer)]
+    for name in _ALLOWED:
+        rules += [(_EQUAL, 0, 1, numbers[name]), (_RETURN, 0, 0, seccomp.ALLOW)]
+    # ZeroMQ gives its threads the scheduling that they have and aborts when that is refused.
+    rules += [
+        (_EQUAL, 0, 3, numbers["sched_setscheduler"]),
+        (_LOAD, 0, 0, _SECOND_ARGUMENT),
+        (_EQUAL, 0, 1, _SCHED_OTHER),
+        (_RETURN, 0, 0, seccomp.ERRNO),
+    ]
     # The numbers mean other calls to a 32-bit program: the filter that follows ends those.
     arch = [(_LOAD, 0, 0, _ARCH), (_EQUAL, 0, len(rules), AUDIT_ARCH[kernel.ARCH])]
     return b"".join(struct.pack("=HBBI", *rule) for rule in [*arch, *rules])

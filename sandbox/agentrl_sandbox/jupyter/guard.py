@@ -1,19 +1,24 @@
 """The first of our processes inside: starts the kernel, buries it, and says how it ended.
 
-The one line of JSON on its standard output comes from `wait4`; the kernel has no way to that stream.
+It writes one line of JSON, what `wait4` said, to a pipe that the kernel does not have.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import signal
 import sys
-from typing import TypedDict
+from typing import NoReturn, TypedDict
 
 from agentrl_sandbox.inside import kernel, privileges
 from agentrl_sandbox.jupyter import fence
+
+_NOSUID_NODEV_NOEXEC = 2 | 4 | 8
+INODES = 16_384
+"""Files and folders that a work folder may hold."""
 
 
 class Order(TypedDict):
@@ -23,8 +28,11 @@ class Order(TypedDict):
     work: str
     disk_mb: int
     open_files: int
-    filtered: bool
-    """Whether to filter system calls, in a file tree and a network of its own."""
+    report: int
+    """Descriptor of the pipe for the report."""
+    fenced: bool
+    """Whether we live in a file tree and a network of our own: then the work folder is mounted
+    and system calls are filtered."""
 
 
 class Report(TypedDict):
@@ -40,35 +48,40 @@ class Report(TypedDict):
 def main() -> None:
     """Run with an `Order` as the last argument."""
     order: Order = json.loads(sys.argv[-1])
+    kernel.die_with_parent(os.getppid())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     guard = os.getpid()
     pid = os.fork()
     if pid == 0:
         _be_kernel(order, guard)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if kernel.LINUX:
-        # Of the same user, it could otherwise be looked into through /proc.
-        kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
-    usage = os.wait4(pid, 0)
+    # Of the same user, it could otherwise be looked into where there is a /proc.
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+    if order["fenced"]:
+        privileges.drop_capabilities()
+    for fd in range(3):
+        os.close(fd)
+    _, status, usage = os.wait4(pid, 0)
     report: Report = {
-        "status": usage[1],
-        "cpu_s": usage[2].ru_utime + usage[2].ru_stime,
-        "peak": usage[2].ru_maxrss,
+        "status": status,
+        "cpu_s": usage.ru_utime + usage.ru_stime,
+        "peak": usage.ru_maxrss,
     }
     with contextlib.suppress(OSError):
-        os.write(1, json.dumps(report).encode() + b"\n")
+        os.write(order["report"], json.dumps(report).encode() + b"\n")
     os._exit(0)
 
 
-def _be_kernel(order: Order, guard: int) -> None:
+def _be_kernel(order: Order, guard: int) -> NoReturn:
     try:
-        os.chdir(order["work"])
-        null = os.open(os.devnull, os.O_RDWR)
+        # A group of its own: what it does to its group must not stop the guard.
+        os.setsid()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
-        os.dup2(null, 1)
-        os.closerange(3, 256)
-        _limit(order)
+        os.closerange(3, 4096)
+        _settle(order)
         kernel.die_with_parent(guard)
-        if order["filtered"]:
+        if order["fenced"]:
             kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
             fence.load()
         _serve(order["connection_file"])
@@ -78,18 +91,27 @@ def _be_kernel(order: Order, guard: int) -> None:
         os._exit(1)
 
 
-def _limit(order: Order) -> None:
+def _settle(order: Order) -> None:
+    """Work folder, limits, and for good without capabilities."""
+    work = order["work"]
+    if order["fenced"]:
+        me = f"uid={os.geteuid()},gid={os.getegid()}"
+        options = f"size={order['disk_mb']}m,nr_inodes={INODES},mode=700,{me}"
+        kernel.mount("tmpfs", work, "tmpfs", _NOSUID_NODEV_NOEXEC, options)
+        privileges.drop_capabilities()
+    os.chdir(work)
     # The address space is limited from outside, once it is known what an idle kernel takes.
     privileges.limit(
         address_space_mb=1 << 20,
         disk_mb=order["disk_mb"],
         open_files=order["open_files"],
-        strict=order["filtered"],
+        processes=None,
+        strict=order["fenced"],
     )
 
 
 def pack(message: object) -> bytes:
-    """JSON in ASCII: the kernel's own packing loses all output after a lone surrogate."""
+    """JSON in ASCII: the kernel's own packing fails on a lone surrogate."""
     from jupyter_client.jsonutil import json_clean, json_default
 
     try:
@@ -103,7 +125,11 @@ def _serve(connection_file: str) -> None:
     sys.modules["debugpy"] = None  # type: ignore[assignment]
     from ipykernel.kernelapp import IPKernelApp
 
-    app = IPKernelApp.instance()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    # No streams of its own: what is printed takes the pipes, in order and even before a crash.
+    app = IPKernelApp.instance(outstream_class=None)
     app.initialize(
         [
             f"--IPKernelApp.connection_file={connection_file}",
@@ -114,4 +140,31 @@ def _serve(connection_file: str) -> None:
             f"--Session.packer={__name__}.pack",
         ]
     )
+    _make_plain(app.shell)
     app.start()
+
+
+def _make_plain(shell: object) -> None:
+    """Exits and hooks as in a script: `sys.exit` ends the interpreter, with its code."""
+    import builtins
+    import warnings
+
+    warnings.filterwarnings("ignore", message="To exit: use")
+    sys.excepthook = sys.__excepthook__
+    names = {name: getattr(builtins, name, sys.exit) for name in ("exit", "quit")}
+    shell.user_ns.update(names)  # type: ignore[attr-defined]
+    shell.events.register("post_run_cell", _obey_exit)  # type: ignore[attr-defined]
+
+
+def _obey_exit(result: object) -> None:
+    error = getattr(result, "error_in_exec", None)
+    if not isinstance(error, SystemExit):
+        return
+    code = error.code
+    if code is not None and not isinstance(code, int):
+        print(code, file=sys.stderr)
+        code = 1
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit((code or 0) & 0xFF)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import resource
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from queue import Empty
 from typing import Any
 
@@ -21,13 +19,14 @@ from jupyter_client.manager import AsyncKernelManager
 from agentrl.errors import SandboxError
 from agentrl.sandbox import SandboxLimits
 from agentrl_sandbox.child import Exit
-from agentrl_sandbox.jupyter.launch import Launch, Lodging
-from agentrl_sandbox.jupyter.stream import Lines
+from agentrl_sandbox.jupyter.launch import Launch, Lodging, Maker
+from agentrl_sandbox.jupyter.report import Report
 
 _READY_S = 60.0
 _ANSWER_S = 0.5
 _REPORT_S = 5.0
 _END_S = 5.0
+_WORDS = 2000
 _MB = 1 << 20
 
 
@@ -64,19 +63,19 @@ class Kernel:
         self._process: subprocess.Popen[bytes] | None = None
         self._pid = -1
         self._pidfd = -1
-        self._stdout: Lines | None = None
-        self._stderr: Lines | None = None
+        self._report: Report | None = None
+        self.out = self.err = -1
+        """Our ends of its standard output and error; never blocking."""
         self._monitors: list[Any] = []
         self._closed = False
 
     @classmethod
-    async def start(
-        cls, make: Callable[[Lodging], Launch], limits: SandboxLimits, context: Any
-    ) -> Kernel:
+    async def start(cls, make: Maker, limits: SandboxLimits, context: Any) -> Kernel:
         """Start the process, which takes milliseconds; it is not ready then. Raises SandboxError."""
         lodging = Lodging.make()
+        report, far_report = os.pipe()
         try:
-            launch = make(lodging)
+            launch = make(lodging, far_report)
             spec = _OneSpec()
             spec.argv = launch.command
             manager = AsyncKernelManager(
@@ -87,27 +86,33 @@ class Kernel:
                 context=context,
             )
             kernel = cls(manager, lodging, limits)
-            await kernel._launch(launch)
-        except OSError as error:
+            await kernel._launch(launch, far_report)
+        except BaseException as error:
             lodging.remove()
-            raise SandboxError(f"a kernel could not be started: {error}") from error
-        except BaseException:
-            lodging.remove()
+            os.close(report)
+            if isinstance(error, OSError):
+                raise SandboxError(f"a kernel could not be started: {error}") from error
             raise
+        finally:
+            os.close(far_report)
+        kernel._report = Report(report, kernel._settle)
         return kernel
 
-    async def _launch(self, launch: Launch) -> None:
+    async def _launch(self, launch: Launch, report: int) -> None:
         await self._manager.start_kernel(
-            env=launch.environment, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            env=launch.environment,
+            cwd="/",
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=(report,),
         )
-        process = self._manager.provisioner.process
+        process: subprocess.Popen[bytes] = self._manager.provisioner.process
         self._process, self.work = process, launch.work
-        self._stderr = Lines(process.stderr, lambda _: None, lambda: None)
-        self._stdout = Lines(process.stdout, self._reported, lambda: self._settle(None))
-
-    def _reported(self, line: bytes) -> None:
-        report = json.loads(line)
-        self._settle(Exit(report["status"], report["cpu_s"], report["peak"] / 1024))
+        assert process.stdout is not None
+        assert process.stderr is not None
+        self.out, self.err = process.stdout.fileno(), process.stderr.fileno()
+        for fd in (self.out, self.err):
+            os.set_blocking(fd, False)
 
     def _settle(self, exit_: Exit | None) -> None:
         if not self.exited.done():
@@ -123,8 +128,10 @@ class Kernel:
         deadline = time.monotonic() + _READY_S
         while not await self._answers(client):
             if self.exited.done() or time.monotonic() > deadline:
-                words = self._stderr.tail() if self._stderr is not None else ""
+                words = _last_words(self.err)
                 raise SandboxError(f"a kernel does not start: {words or 'it says nothing'}")
+        for pipe in (self.out, self.err):
+            _last_words(pipe)  # what it said while it started is nobody's output
         self._take_hold()
         for channel in (client.shell_channel, client.iopub_channel):
             self._monitors.append(channel.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED))
@@ -203,13 +210,16 @@ class Kernel:
             return 0.0
 
     def _hang_up(self) -> None:
+        if self.client is None:
+            return
+        # In this order: stopping a monitor whose other end is closed would block for ever.
+        for channel in (self.client.shell_channel, self.client.iopub_channel):
+            if self._monitors:
+                channel.socket.disable_monitor()
         for monitor in self._monitors:
             monitor.close(linger=0)
         self._monitors.clear()
-        if self.client is not None:
-            for channel in (self.client.shell_channel, self.client.iopub_channel):
-                channel.socket.disable_monitor()
-            self.client.stop_channels()
+        self.client.stop_channels()
 
     async def close(self) -> None:
         """Kill it, hear how it ended, and leave nothing behind. Idempotent."""
@@ -223,19 +233,28 @@ class Kernel:
         if self._process is not None:
             self._process.kill()
             await asyncio.to_thread(_bury, self._process)
-        for stream in (self._stdout, self._stderr):
-            if stream is not None:
-                stream.close()
+        if self._report is not None:
+            self._report.close()
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1
         await self._manager.cleanup_resources()
-        self._lodging.remove()
+        await asyncio.to_thread(self._lodging.remove)
 
 
 def _bury(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_END_S)
+    for stream in (process.stdout, process.stderr):
+        if stream is not None:
+            stream.close()
+
+
+def _last_words(fd: int) -> str:
+    try:
+        return os.read(fd, 1 << 16).decode("utf-8", "replace").strip()[-_WORDS:]
+    except OSError:
+        return ""
 
 
 def _last_descendant(pid: int) -> int:

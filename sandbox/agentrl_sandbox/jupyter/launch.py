@@ -6,16 +6,16 @@ import asyncio
 import json
 import os
 import secrets
-import shutil
 import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 from agentrl.errors import SandboxUnavailable
 from agentrl.sandbox import SandboxLimits
+from agentrl_sandbox.inside.folders import remove_tree
 from agentrl_sandbox.jupyter.guard import Order
 from agentrl_sandbox.jupyter.survey import Survey
 from agentrl_sandbox.owner import Owner
@@ -76,7 +76,7 @@ class Lodging:
 
     def remove(self) -> None:
         """Delete it; connections that stand go on."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_tree(self.folder)
 
 
 def _base() -> str:
@@ -96,7 +96,7 @@ def sweep() -> int:
         pid, _, rest = found.name.removeprefix(_PREFIX).partition("-")
         started = rest.partition("-")[0]
         if pid.isdigit() and Owner(me.boot, int(pid), started).is_gone():
-            shutil.rmtree(found, ignore_errors=True)
+            remove_tree(str(found))
             swept += not found.exists()
     return swept
 
@@ -151,13 +151,24 @@ class Launch:
     """Its work folder on this machine; None where it lives in a file tree of its own."""
 
 
-def bubbled(survey: Survey, lodging: Lodging, limits: SandboxLimits, bwrap: str) -> Launch:
+class Maker(Protocol):
+    """Knows how kernels are started here."""
+
+    def __call__(self, lodging: Lodging, report: int) -> Launch:
+        """For a kernel in that folder, its guard's report to that descriptor."""
+        ...
+
+
+def bubbled(
+    survey: Survey, lodging: Lodging, report: int, *, limits: SandboxLimits, bwrap: str
+) -> Launch:
     """In namespaces of its own: a read-only tree, no network, no other process."""
     folder = lodging.folder
     command = [
         bwrap, "--unshare-all", "--unshare-user", "--uid", _INNER_USER, "--gid", _INNER_USER,
-        "--hostname", "sandbox", "--die-with-parent", "--new-session", "--cap-drop", "ALL",
-        "--clearenv",
+        "--hostname", "sandbox", "--die-with-parent", "--new-session", "--clearenv",
+        # For one mount: the guard gives it up before the kernel runs.
+        "--cap-drop", "ALL", "--cap-add", "CAP_SYS_ADMIN",
     ]  # fmt: skip
     for name, text in _environment(_WORK, _SCRATCH).items():
         command += ["--setenv", name, text]
@@ -170,13 +181,12 @@ def bubbled(survey: Survey, lodging: Lodging, limits: SandboxLimits, bwrap: str)
     if not any(path.startswith("/tmp/") for path in (folder, *survey["readable"])):
         command += ["--symlink", _WORK, "/tmp"]
     command += [
-        "--proc", "/proc",
-        "--perms", "0700", "--size", str(limits.disk_mb << 20), "--tmpfs", _WORK,
+        "--dir", _WORK,
         "--perms", "0700", "--size", str(_SCRATCH_BYTES), "--tmpfs", _SCRATCH,
         "--bind", folder, folder,
         "--remount-ro", "/", "--chdir", _WORK, "--",
     ]  # fmt: skip
-    order = _order(lodging, _WORK, limits, filtered=True)
+    order = _order(lodging, _WORK, limits, report, fenced=True)
     command += [
         survey["python"],
         "-B",
@@ -192,24 +202,27 @@ def bubbled(survey: Survey, lodging: Lodging, limits: SandboxLimits, bwrap: str)
     return Launch(command, {"PATH": _ENVIRONMENT["PATH"]}, None)
 
 
-def bare(survey: Survey, lodging: Lodging, limits: SandboxLimits) -> Launch:
+def bare(survey: Survey, lodging: Lodging, report: int, *, limits: SandboxLimits) -> Launch:
     """As this user, with this user's files and network."""
     work = os.path.join(lodging.folder, "work")
     scratch = os.path.join(lodging.folder, "ipython")
     for path in (work, scratch):
         os.mkdir(path, 0o700)
-    order = _order(lodging, work, limits, filtered=False)
+    order = _order(lodging, work, limits, report, fenced=False)
     command = [
         survey["python"], "-B", "-s", "-P", "-c", _BOOT, _home(), "guard", json.dumps(order),
     ]  # fmt: skip
     return Launch(command, _environment(work, scratch), work)
 
 
-def _order(lodging: Lodging, work: str, limits: SandboxLimits, *, filtered: bool) -> Order:
+def _order(
+    lodging: Lodging, work: str, limits: SandboxLimits, report: int, *, fenced: bool
+) -> Order:
     return {
         "connection_file": lodging.connection_file,
         "work": work,
         "disk_mb": limits.disk_mb,
         "open_files": limits.open_files + _OWN_FILES,
-        "filtered": filtered,
+        "report": report,
+        "fenced": fenced,
     }

@@ -9,14 +9,12 @@ import logging
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from agentrl.errors import SandboxError, SandboxUnavailable, UserError
 from agentrl.sandbox import LEVELS, IsolationLevel, PoolStatistics, SandboxLimits
 from agentrl_sandbox.counts import Counts
-from agentrl_sandbox.jupyter.launch import Launch, Lodging, bare, bubbled, surveyed, sweep
-from agentrl_sandbox.jupyter.leaks import BUBBLED, UNFENCED
+from agentrl_sandbox.jupyter.launch import Maker, bare, bubbled, surveyed, sweep
 from agentrl_sandbox.slots import Slots
 
 if TYPE_CHECKING:
@@ -60,18 +58,13 @@ class JupyterPool:
         self._spares: list[Kernel] = []
         self._sessions: set[JupyterSession] = set()
         self._level: IsolationLevel | None = None
-        self._make: Callable[[Lodging], Launch] | None = None
+        self._make: Maker | None = None
         self._context: Any = None
 
     @property
     def isolation(self) -> IsolationLevel:
         """`standard` in bubblewrap, else `none`."""
         return self._level or "none"
-
-    @property
-    def expected_leaks(self) -> Mapping[str, str]:
-        """What model code can do here that `local` prevents: a short name, and why."""
-        return BUBBLED if self._level == "standard" else UNFENCED
 
     async def open(self) -> None:
         """Find interpreter and bubblewrap, and prove on a first kernel that they work together.

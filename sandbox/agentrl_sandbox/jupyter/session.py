@@ -126,16 +126,20 @@ class JupyterSession:
         self, kernel: Kernel, code: str, timeout_s: float, queue_s: float
     ) -> ExecResult:
         limits = self._terms.limits
-        talk = Talk(kernel.client, limits.output_bytes)
+        talk = Talk(kernel, limits.output_bytes)
         cpu_before = kernel.cpu_s()
         kernel.runs += 1
         clean = False
         try:
             kernel.freeze(False)
-            course = await self._watch(kernel, talk, code, timeout_s)
-            clean = course.ending == "done"
-            if clean:
-                kernel.freeze(True)
+            with talk:
+                course = await self._watch(kernel, talk, code, timeout_s)
+                clean = course.ending == "done"
+                if clean:
+                    kernel.freeze(True)
+                else:
+                    kernel.kill()
+                talk.finish()
         finally:
             # Also when this task is cancelled: code that nobody waits for must not run on.
             if not clean:
@@ -178,7 +182,7 @@ class JupyterSession:
         overdue: Overdue | None = None
         async with asyncio.TaskGroup() as group:
             talking = group.create_task(talk.run(code))
-            breach = group.create_task(self._breach(kernel))
+            breach = group.create_task(self._breach(kernel, talk))
             ending = await _first(talking, breach, kernel, timeout_s)
             if ending in (None, "cpu"):
                 overdue = "timeout" if ending is None else "cpu_limit"
@@ -189,12 +193,14 @@ class JupyterSession:
         wall_s = time.monotonic() - began
         return Course("broken" if ending is None or ending == "cpu" else ending, overdue, wall_s)
 
-    async def _breach(self, kernel: Kernel) -> Ending | Literal["cpu"]:
+    async def _breach(self, kernel: Kernel, talk: Talk) -> Ending | Literal["cpu"]:
         """Wait until the code exceeds a limit that only we can measure."""
         limits = self._terms.limits
         cpu_end = None if limits.cpu_s is None else kernel.cpu_s() + limits.cpu_s
         while True:
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.wait({talk.flooded}, timeout=_LOOK_S)
+            if talk.flooded.done():
+                return "flood"
             if kernel.cut_off():
                 # A death shows here first: the guard's word on how follows within moments.
                 await asyncio.wait({kernel.exited}, timeout=_WORD_S)
