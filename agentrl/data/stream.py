@@ -181,7 +181,9 @@ class Cursor:
         generated tasks) holds none.
         """
         chosen: list[Task] = []
-        patience = self._stream.epoch or PATIENCE
+        # First in one epoch and last in the next, a task is nearly two epochs away.
+        epoch = self._stream.epoch
+        patience = PATIENCE if epoch is None else 2 * epoch - 1
         skipped = 0
         while len(chosen) < n:
             task = self._next()

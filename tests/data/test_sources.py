@@ -146,6 +146,14 @@ def test_copies_come_within_the_epoch_and_are_mixed() -> None:
     assert held.look() == tuple(TASKS)
 
 
+def test_a_cursor_finds_the_one_wanted_task_of_every_shuffled_epoch() -> None:
+    """It may come first in one epoch and last in the next: nearly two epochs of others between."""
+    cursor = Cursor(FileStream(TASKS, 0))
+    found = cursor.take(200, lambda t: t.id == "t3")
+    assert [t.id for t in found] == ["t3"] * 200
+    assert cursor.position > 199 * len(TASKS)
+
+
 def test_a_cursor_skips_counts_and_gives_up() -> None:
     cursor = Cursor(FileStream(TASKS, 0, shuffle=False))
     even = [t.id for t in cursor.take(4, lambda t: int(t.id[1]) % 2 == 0)]
@@ -155,7 +163,7 @@ def test_a_cursor_skips_counts_and_gives_up() -> None:
     assert cursor.position == 10
     cursor.to_next_epoch()
     assert cursor.position == 10
-    with pytest.raises(UserError, match=r"none of 5 tasks in a row is wanted \(level=9\)"):
+    with pytest.raises(UserError, match=r"none of 9 tasks in a row is wanted \(level=9\)"):
         cursor.take(1, lambda t: False, "level=9")
     assert [t.id for t in Cursor(FileStream(TASKS, 0, shuffle=False), 8).take(3)] == [
         "t3", "t4", "t0",
