@@ -328,7 +328,7 @@ def test_pass_rates_are_measured_on_the_way() -> None:
     source.observe([group(t, *r) for t, r in zip(tasks, rewards, strict=True)], ctx(0))
     assert ids(source.next(2, ctx(1))) == ["t02", "t02"]
     source.observe([group(tasks[2], 1.0, 1.0)], ctx(1))
-    with pytest.raises(UserError, match="none of 3 tasks"):
+    with pytest.raises(UserError, match="none of 5 tasks"):
         source.next(1, ctx(2))
 
 
