@@ -8,9 +8,10 @@ import json
 import os
 import socket
 import sys
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from agentrl.errors import SandboxError
 from agentrl_sandbox import boot
@@ -24,6 +25,8 @@ _FORK_S = 20.0
 _END_S = 15.0
 _HANDLES = 64
 _T = TypeVar("_T")
+_Answered: TypeAlias = tuple[Answer, int | None] | None
+"""An answer with its descriptor; None when the zygote was lost before."""
 _PEAK_UNITS_PER_MB = (1 << 20) if sys.platform == "darwin" else 1024
 """Of `ru_maxrss`: bytes on macOS, KiB elsewhere."""
 
@@ -50,8 +53,8 @@ class Link:
         self._handles: list[int] = []
         self._exits: dict[int, asyncio.Future[Exit | None]] = {}
         self._copies: dict[int, Delivery] = {}
-        self._answer: asyncio.Future[tuple[Answer, int | None] | None] = self._loop.create_future()
-        self._busy = asyncio.Lock()
+        # Orders are answered one after the other; the first answer is the zygote's "ready".
+        self._answers: deque[asyncio.Future[_Answered]] = deque([self._loop.create_future()])
         self._next = 0
         self._parts: list[Link] = []
         self.lost = False
@@ -76,13 +79,14 @@ class Link:
 
     async def _welcomed(self) -> Link:
         """Itself, once the zygote says that it is ready. Raises SandboxError with its last words."""
+        ready = self._answers[0]
         try:
-            await asyncio.wait({self._answer}, timeout=_START_S)
+            await asyncio.wait({ready}, timeout=_START_S)
         except asyncio.CancelledError:
             self.kill()
             await asyncio.shield(self.close())
             raise
-        if not self._answer.done() or self._answer.result() is None:
+        if not ready.done() or ready.result() is None:
             words = await self.close()
             raise SandboxError(f"the sandbox interpreter did not start: {words or 'no reason'}")
         self._process.hush()
@@ -95,11 +99,10 @@ class Link:
         """
         near, far = socket.socketpair()
         try:
-            async with self._busy:
-                self._check()
-                order: dict[str, int | str] = {"op": "split", "session": 0, "index": index}
-                with far:
-                    answer, pidfd = await self._ask(order, [far.fileno()])
+            self._check()
+            order: dict[str, int | str] = {"op": "split", "session": 0, "index": index}
+            with far:
+                answer, pidfd = await self._ask(order, [far.fileno()])
             if answer["op"] != "split" or pidfd is None:
                 raise SandboxError("the sandbox zygote cannot be doubled")
         except BaseException:
@@ -145,7 +148,12 @@ class Link:
                     _settle(delivery.fit, True)
             case _:
                 handle = self._handles.pop(0) if self._handles else None
-                _settle(self._answer, (message, handle))
+                asked = self._answers.popleft()
+                if not asked.done():
+                    asked.set_result((message, handle))
+                elif handle is not None:
+                    # Nobody waits any more. What was forked sees that its channels are closed.
+                    os.close(handle)
 
     def _deliver(self, message: Born, handle: int) -> None:
         delivery = self._copies.get(message["session"])
@@ -159,7 +167,8 @@ class Link:
             return
         self.lost = True
         self._loop.remove_reader(self._channel.fileno())
-        _settle(self._answer, None)
+        for asked in self._answers:
+            _settle(asked, None)
         for future in self._exits.values():
             _settle(future, None)
         for delivery in self._copies.values():
@@ -174,10 +183,9 @@ class Link:
         """A new session child, fence not yet confirmed. Raises SandboxError."""
         ends = make_ends(1)
         try:
-            async with self._busy:
-                [delivery] = self._expect(1)
-                order: dict[str, int | str] = {"op": "fork", "session": delivery.session}
-                answer, pidfd = await self._ask_for(order, ends)
+            [delivery] = self._expect(1)
+            order: dict[str, int | str] = {"op": "fork", "session": delivery.session}
+            answer, pidfd = await self._ask_for(order, ends)
             if answer["op"] != "forked":
                 self.forget([delivery])
                 why = answer["why"] if answer["op"] == "refused" else "it answered nonsense"
@@ -193,13 +201,17 @@ class Link:
 
         Raises SandboxError when it cannot.
         """
-        async with self._busy:
-            made = self._expect(len(ends))
-            self._copies |= {delivery.session: delivery for delivery in made}
+        made = self._expect(len(ends))
+        self._copies |= {delivery.session: delivery for delivery in made}
+        try:
             answer, _ = await self._ask_for(
                 {"op": "copy", "session": session, "first": made[0].session, "count": len(made)},
                 ends,
             )
+        except asyncio.CancelledError:
+            self.call_off(session)
+            self.forget(made)
+            raise
         if answer["op"] != "armed":
             self.forget(made)
             why = answer["why"] if answer["op"] == "refused" else "it answered nonsense"
@@ -260,21 +272,23 @@ class Link:
     async def _ask(
         self, order: dict[str, int | str], descriptors: list[int]
     ) -> tuple[Answer, int | None]:
-        """Send an order and wait for the answer. Raises SandboxError."""
-        self._answer = self._loop.create_future()
+        """Send an order and wait for the answer. Raises SandboxError.
+
+        Who is cancelled here leaves an answer that nobody takes, which does no harm.
+        """
+        asked: asyncio.Future[_Answered] = self._loop.create_future()
+        self._order(order, descriptors)
+        self._answers.append(asked)
         try:
-            self._order(order, descriptors)
             async with asyncio.timeout(_FORK_S):
-                answer = await self._answer
-            if answer is None:
-                raise SandboxError("the sandbox zygote died")
-            return answer
-        except BaseException as error:
+                answer = await asked
+        except TimeoutError as error:
             # Half a fork may be under way: only a new zygote is in a known state.
             self.kill()
-            if isinstance(error, TimeoutError):
-                raise SandboxError("the sandbox zygote does not answer") from error
-            raise
+            raise SandboxError("the sandbox zygote does not answer") from error
+        if answer is None:
+            raise SandboxError("the sandbox zygote died")
+        return answer
 
     def _order(self, message: dict[str, int | str], descriptors: list[int]) -> None:
         line = json.dumps(message).encode() + b"\n"

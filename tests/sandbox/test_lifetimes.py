@@ -267,3 +267,32 @@ async def test_a_pool_can_be_opened_again() -> None:
         session = await pool.acquire()
         assert (await session.run("1", timeout_s=10)).value == "1"
         await pool.close()
+
+
+async def test_giving_up_a_lease_harms_nobody() -> None:
+    """Leases cancelled at every stage of a fork: the zygote lives on, and so do its sessions."""
+    pool = UnsafePool(spares=0)
+    await pool.open()
+    session = await pool.acquire()
+    await session.run("x = 6", timeout_s=10)
+    link = pool._link
+    assert link is not None
+    before = _descriptors()
+    for n in range(20):
+        leasing = asyncio.ensure_future(pool.acquire())
+        await asyncio.sleep(0.0005 * n)
+        leasing.cancel()
+        done, _ = await asyncio.wait({leasing}, timeout=10)
+        if not leasing.cancelled():
+            await done.pop().result().close()
+    assert pool._link is link
+    assert not link.lost
+    assert (await session.run("x * 7", timeout_s=10)).value == "42"
+    for _ in range(100):
+        if len(_descendants(link.pid)) == 2 and _descriptors() == before:
+            break
+        await asyncio.sleep(0.05)
+    assert len(_descendants(link.pid)) == 2
+    assert _descriptors() == before
+    assert pool.statistics().restarts == 0
+    await pool.close()

@@ -20,8 +20,7 @@ from dataclasses import dataclass
 from agentrl_sandbox.inside import kernel, landlock, namespaces, privileges, seccomp, visible
 from agentrl_sandbox.inside.plan import Plan
 
-CONTROL_FD, NURSERY_FD = 3, 4
-_FIRST_FREE = 5
+CONTROL_FD, NURSERY_FD, RULES_FD = 3, 4, 5
 _HIGH = 100
 COPIES = 256
 """Room for copies beside a session's threads: they are all one user's."""
@@ -37,24 +36,26 @@ class Quarters:
     """User and group that own the work folder, as seen from inside."""
     work: str
     """The work folder as the session sees it."""
-    folder: str
-    """What it may write below: the work folder, and those of its copies where they lie beside it."""
+    rules: int | None
+    """Descriptor of its Landlock rules; None: none are wanted or the kernel has none."""
+    program: bytes
+    """Its filter; empty at level `none`."""
     parent: int
     """The zygote's pid as the session sees it."""
 
 
-def take_descriptors(out: int, err: int, control: int, nursery: int) -> None:
-    """Make them 1 to 4, /dev/null 0, and close everything else."""
+def take_descriptors(*wanted: int) -> None:
+    """Make them 1, 2 and so on, /dev/null 0, and close everything else."""
     null = os.open(os.devnull, os.O_RDONLY)
     # First out of the way, so that no source is overwritten before it is copied.
-    safe = [fcntl.fcntl(fd, fcntl.F_DUPFD, _HIGH) for fd in (null, out, err, control, nursery)]
+    safe = [fcntl.fcntl(fd, fcntl.F_DUPFD, _HIGH) for fd in (null, *wanted)]
     for target, fd in enumerate(safe):
         os.dup2(fd, target, inheritable=False)
     if kernel.LINUX:
         with contextlib.suppress(OSError):
-            kernel.syscall("close_range", _FIRST_FREE, 0x7FFFFFFF, 0)
+            kernel.syscall("close_range", len(safe), 0x7FFFFFFF, 0)
             return
-    os.closerange(_FIRST_FREE, 65_536)
+    os.closerange(len(safe), 65_536)
 
 
 def put_up(plan: Plan, quarters: Quarters, base_mb: float, nursery: socket.socket) -> None:
@@ -81,29 +82,36 @@ def put_up(plan: Plan, quarters: Quarters, base_mb: float, nursery: socket.socke
 
 def _bolt(plan: Plan, quarters: Quarters, nursery: socket.socket) -> None:
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
-    if plan.landlocked or (plan.namespaces and landlock.abi()):
-        readable = (*visible.readable(), *visible.READ_DEVICES)
-        landlock.restrict(readable, (quarters.folder,), visible.WRITE_DEVICES)
+    if quarters.rules is not None:
+        landlock.obey(RULES_FD)
+        os.close(RULES_FD)
     if quarters.user is not None:
         privileges.become(quarters.user)
     privileges.drop_capabilities()
     kernel.die_with_parent(quarters.parent)
-    pid = os.getpid()
     try:
-        program = seccomp.build(pid, private_files=plan.namespaces, judged=True)
-        listener = seccomp.load_asking(program)
+        listener = seccomp.load_asking(quarters.program)
     except OSError:
         # An old kernel, or a container whose own filter asks: no copies of this session then.
-        seccomp.load(seccomp.build(pid, private_files=plan.namespaces))
+        seccomp.load(seccomp.build(os.getpid(), private_files=plan.namespaces))
         return
-    socket.send_fds(nursery, [b"%d" % pid], [listener])
+    socket.send_fds(nursery, [b"%d" % os.getpid()], [listener])
     os.close(listener)
 
 
-def settle(work: str) -> None:
-    """Make the interpreter look new: signals, environment, arguments, random numbers."""
-    signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+def landlock_rules(plan: Plan, readable: tuple[str, ...], folder: str) -> int | None:
+    """Rules for a session that may write below `folder`, made by the zygote. Raises OSError.
+
+    With namespaces Landlock is a second fence, where there is one.
+    """
+    if plan.landlocked or (plan.namespaces and landlock.abi()):
+        read = (*readable, *visible.READ_DEVICES)
+        return landlock.rules(read, (folder,), visible.WRITE_DEVICES)
+    return None
+
+
+def settle_once(work: str) -> None:
+    """Make the zygote's interpreter look new, and so those of its children: once is cheaper."""
     os.environ.clear()
     os.environ.update(
         HOME=work, TMPDIR=work, PWD=work, USER="sandbox", LANG="C.UTF-8", TZ="UTC",
@@ -111,12 +119,22 @@ def settle(work: str) -> None:
     )  # fmt: skip
     tempfile.tempdir = None
     sys.argv[:] = [""]
+
+
+def settle(work: str) -> None:
+    """What is left to do in a child: signals, its own folder, random numbers."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    if os.environ["HOME"] != work:
+        os.environ.update(HOME=work, TMPDIR=work, PWD=work)
     reseed()
 
 
 def reseed() -> None:
     """Fresh entropy for every generator that the zygote's children would otherwise share."""
     random.seed()
-    for name in ("numpy.random", "sympy.core.random"):
-        if name in sys.modules:
-            sys.modules[name].seed()
+    if "numpy.random" in sys.modules:
+        # A number is taken in much faster than numpy's own entropy.
+        sys.modules["numpy.random"].seed(int.from_bytes(os.urandom(4)))
+    if "sympy.core.random" in sys.modules:
+        sys.modules["sympy.core.random"].seed()

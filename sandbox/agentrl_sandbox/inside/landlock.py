@@ -63,11 +63,10 @@ def _allow(ruleset: int, path: str, rights: int) -> None:
         os.close(fd)
 
 
-def restrict(read: Sequence[str], own: Sequence[str], write: Sequence[str]) -> None:
-    """Confine this process for good: `read` trees, `own` folders, and files open for `write`.
+def rules(read: Sequence[str], own: Sequence[str], write: Sequence[str]) -> int:
+    """A set of rules: `read` trees, `own` folders, and files open for `write`; its descriptor.
 
-    Needs no_new_privs or CAP_SYS_ADMIN. Paths that do not exist are skipped, which only ever
-    allows less. Raises OSError when the kernel refuses.
+    Paths that do not exist are skipped, which only ever allows less. Raises OSError.
     """
     version = abi()
     ruleset = _ruleset(version)
@@ -76,6 +75,21 @@ def restrict(read: Sequence[str], own: Sequence[str], write: Sequence[str]) -> N
             for path in paths:
                 with contextlib.suppress(FileNotFoundError, PermissionError):
                     _allow(ruleset, path, rights & _handled(version))
-        kernel.syscall("landlock_restrict_self", ruleset, 0)
+    except BaseException:
+        os.close(ruleset)
+        raise
+    return ruleset
+
+
+def obey(ruleset: int) -> None:
+    """Confine this process for good. Needs no_new_privs or CAP_SYS_ADMIN. Raises OSError."""
+    kernel.syscall("landlock_restrict_self", ruleset, 0)
+
+
+def restrict(read: Sequence[str], own: Sequence[str], write: Sequence[str]) -> None:
+    """Make rules and obey them; see `rules`."""
+    ruleset = rules(read, own, write)
+    try:
+        obey(ruleset)
     finally:
         os.close(ruleset)

@@ -22,7 +22,16 @@ import sys
 import types
 from dataclasses import dataclass
 
-from agentrl_sandbox.inside import confine, kernel, namespaces, news, privileges, visible, wire
+from agentrl_sandbox.inside import (
+    confine,
+    kernel,
+    namespaces,
+    news,
+    privileges,
+    seccomp,
+    visible,
+    wire,
+)
 from agentrl_sandbox.inside.cell import Interpreter
 from agentrl_sandbox.inside.family import Birth, Family, Judge, Order
 from agentrl_sandbox.inside.folders import remove_tree
@@ -51,6 +60,9 @@ class Zygote:
         self._proc = -1
         self._mount_namespace = -1
         self._judge: Judge | None = None
+        self._program = b""
+        self._readable: tuple[str, ...] = ()
+        self._rules: int | None = None
         self._open()
         self._pending = b""
         self._descriptors: list[int] = []
@@ -80,6 +92,12 @@ class Zygote:
             namespaces.build_root(visible.readable())
         if first_user is not None and self._reaches_python(first_user):
             self._first_user = first_user
+        if self._plan.filtered:
+            self._program = seccomp.build(0, private_files=self._plan.namespaces, judged=True)
+            self._readable = visible.readable()
+        if self._plan.namespaces:
+            self._rules = confine.landlock_rules(self._plan, self._readable, namespaces.BOX)
+        confine.settle_once(namespaces.WORK)
         gc.collect()
         gc.freeze()
 
@@ -214,6 +232,8 @@ class Zygote:
         for ours in (self._channel, self._nursery, self._nursery_far):
             ours.detach()
         kept = {0, 1, 2, channel, self._proc, self._mount_namespace}
+        if self._rules is not None:
+            kept.add(self._rules)
         for low, high in itertools.pairwise(sorted({*kept, _DESCRIPTORS})):
             os.closerange(low + 1, high)
         self._channel = socket.socket(fileno=channel)
@@ -250,11 +270,16 @@ class Zygote:
         used = {child.family.slot for child in self._children.values()}
         slot = next(n for n in range(len(used) + 1) if n not in used)
         family, quarters = self._quarters(session, slot)
-        pid = os.fork()
-        if pid == 0:
-            self._be_first_to_go()
-            ends = [*descriptors, self._nursery_far.fileno()]
-            _live(self._plan, quarters, ends, self._memory_mb)
+        try:
+            pid = os.fork()
+            if pid == 0:
+                self._be_first_to_go()
+                given = [*descriptors, self._nursery_far.fileno()]
+                given += [] if quarters.rules is None else [quarters.rules]
+                _live(self._plan, quarters, given, self._memory_mb)
+        finally:
+            if quarters.rules is not None and quarters.rules != self._rules:
+                os.close(quarters.rules)
         family.members.add(pid)
         self._children[pid] = _Child(session, family)
         handles: list[int] = []
@@ -281,8 +306,13 @@ class Zygote:
             self._make_folder(folder, slot)
             work = os.path.join(folder, str(session))
             self._make_folder(work, slot)
-        below = namespaces.BOX if self._plan.namespaces else folder
-        return family, confine.Quarters(user, self._owner(slot), work, below, os.getpid())
+        rules = self._rules
+        if self._plan.landlocked:
+            rules = confine.landlock_rules(self._plan, self._readable, folder)
+        quarters = confine.Quarters(
+            user, self._owner(slot), work, rules, self._program, os.getpid()
+        )
+        return family, quarters
 
     def _owner(self, slot: int) -> tuple[int, int]:
         if self._first_user is None:
@@ -388,7 +418,6 @@ def _readable(path: str) -> None:
 def _live(plan: Plan, quarters: confine.Quarters, descriptors: list[int], base_mb: float) -> None:
     """A session child, from its fork to its end. Never returns."""
     try:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
         confine.take_descriptors(*descriptors)
         control = socket.socket(fileno=confine.CONTROL_FD)
         try:
