@@ -6,8 +6,8 @@ For each seed the same test tasks are played with the same sampling seeds by the
 control: training with lr=0 changes no weight) and after `agentrl train env=retool_math recipe=<method>`.
 The gain is the mean difference per task, paired, with a 95 % interval over seeds x tasks. For OTC the
 calls, the productivity and the accuracy on the families that nobody solves without code are shown
-beside those of the default, the same GRPO without OTC. Writes benchmarks/results/methods.json and docs/methods.md. About 45 minutes on two
-cores; methods already in the JSON with the same settings are not run again.
+beside those of the default, the same GRPO without OTC. Writes benchmarks/results/methods.json and
+docs/methods.md. About 45 minutes on two cores; what the JSON holds for the same settings is not run again.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "methods.json"
 PAGE = HERE.parent / "docs" / "methods.md"
 METHODS = (
-    "default", "ppo", "grpo", "dr_grpo", "rloo", "reinforce_pp", "dapo", "gspo", "cispo", "gppo", "lite_ppo",
-    "otc_grpo",
+    "default", "ppo", "grpo", "dr_grpo", "rloo", "reinforce_pp", "dapo", "gspo", "cispo", "gppo",
+    "lite_ppo", "otc_grpo",
 )  # fmt: skip
 DEFAULT = "default"
 """No recipe: GRPO with a token mean and no KL term, which OTC adds its shaper to."""
@@ -179,13 +179,14 @@ def page(stored: Mapping) -> str:
     lines = [
         "# Methods beside each other",
         "",
-        f"Each line: {settings['steps']} steps of 16 tasks x 8 samples on `retool_math` from the shipped",
-        f"model, {settings['seeds']} seeds, {settings['tasks']} test tasks per seed, sampled at temperature 1.",
-        f"The control, training with `lr=0`, stays at {before:.3f}. The gain is the mean difference per",
-        "task with the same sampling seeds, with its 95 % interval. `python benchmarks/methods.py` makes",
-        "this page; the numbers are in `benchmarks/results/methods.json`.",
+        f"Each line: {settings['steps']} steps of 16 tasks x 8 samples on `retool_math` from the",
+        f"shipped model, {settings['seeds']} seeds, {settings['tasks']} test tasks per seed, sampled at",
+        f"temperature 1. The control, training with `lr=0`, stays at {before:.3f}. The gain is the mean",
+        "difference per task with the same sampling seeds, with its 95 % interval.",
+        "`python benchmarks/methods.py` makes this page; the numbers are in",
+        "`benchmarks/results/methods.json`.",
         "",
-        "| `recipe=` | accuracy | gain (95 %) | calls | right per call | accuracy where code is needed | s |",
+        "| `recipe=` | accuracy | gain (95 %) | calls | right per call | right where code is needed | s |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, row in stored["summary"].items():
@@ -197,7 +198,8 @@ def page(stored: Mapping) -> str:
         )
     lines += [
         "",
-        "`default` is no recipe: GRPO with a token mean and no KL term, to which `otc_grpo` adds its shaper.",
+        "`default` is no recipe: GRPO with a token mean and no KL term, to which `otc_grpo` adds its",
+        "shaper.",
         "",
         "Code is needed in "
         + ", ".join(f"`{name}`" for name in stored["needing_code"])
