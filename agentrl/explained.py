@@ -8,6 +8,13 @@ from pydantic import BaseModel, ValidationError
 
 from agentrl.suggest import did_you_mean
 
+REFUSED = {
+    f"rollout.{name}": "training samples from the whole distribution, since the learner's logprobs "
+    f"would not match a cut one; use eval.{name} for evaluations"
+    for name in ("top_p", "top_k")
+}
+"""Keys that people look for and that are left out on purpose, with the reason."""
+
 
 def explained(
     error: ValidationError, model: type[BaseModel], prefix: str = "", extra: tuple[str, ...] = ()
@@ -20,6 +27,8 @@ def explained(
     place = [str(part) for part in first["loc"]]
     key = ".".join([prefix, *place] if prefix else place)
     if first["type"] == "extra_forbidden":
+        if key in REFUSED:
+            return f"{key} is not offered: {REFUSED[key]}"
         known = (*_fields_at(model, place[:-1]), *extra)
         return f"unknown key {key!r}{did_you_mean(place[-1], known)}"
     if first["type"] == "missing":

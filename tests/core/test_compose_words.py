@@ -84,6 +84,7 @@ def test_the_dump_reads_back(own_configs: Path):
     [
         (["train.step=3"], "unknown key 'train.step'; did you mean 'steps'"),
         (["trian.steps=3"], "unknown key 'trian'; did you mean 'train'"),
+        (["rollout.top_p=0.9"], "rollout.top_p is not offered: .*use eval.top_p"),
         (["train.steps=abc"], "train.steps: .*integer.*got 'abc'"),
         (["train.steps=0"], "train.steps: .*greater than 0, got 0"),
         (["train.deterministic=7"], "train.deterministic: .*boolean"),
