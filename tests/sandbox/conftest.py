@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -182,11 +183,17 @@ def running_daemon() -> Iterator[Daemon]:
             time.sleep(0.2)
         yield daemon
     finally:
+        containerd = home / "exec" / "containerd" / "containerd.pid"
+        helper = int(containerd.read_text()) if containerd.exists() else None
         process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(30)
-        process.kill()
-        process.wait()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            if helper is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(helper, signal.SIGKILL)
         shutil.rmtree(home, ignore_errors=True)
 
 

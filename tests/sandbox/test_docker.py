@@ -14,9 +14,9 @@ from typing import Protocol
 import pytest
 import pytest_asyncio
 
-from agentrl.errors import SandboxError, SandboxUnavailable
-from agentrl.sandbox import OneShot, Sandbox, SandboxLimits, SandboxPool
-from agentrl.testing import check_sandbox
+from agentrl.env import Forkable
+from agentrl.errors import SandboxError, SandboxUnavailable, UserError
+from agentrl.sandbox import Interruptible, OneShot, Sandbox, SandboxLimits, SandboxPool
 from agentrl_sandbox.docker import bundle, wire
 from agentrl_sandbox.docker.pool import DockerPool
 
@@ -162,12 +162,11 @@ async def test_nothing_of_the_parent_comes_in(box: Sandbox) -> None:
 async def test_is_a_pool(pool: DockerPool) -> None:
     assert isinstance(pool, SandboxPool)
     assert isinstance(pool, OneShot)
-
-
-async def test_conformance_kit(docker_host: Daemon, docker_image: str) -> None:
-    results = await check_sandbox(lambda: DockerPool(limits=LIMITS, image=docker_image))
-    assert [result for result in results if not result.ok] == []
-    assert len(results) > 30
+    session = await pool.acquire()
+    assert isinstance(session, Sandbox)
+    assert isinstance(session, Interruptible)
+    assert isinstance(session, Forkable)
+    await session.close()
 
 
 async def test_facts_come_from_the_container(box: Sandbox) -> None:
@@ -280,6 +279,45 @@ async def _outcome(session: Sandbox) -> str:
         return (await session.run("while True: pass", timeout_s=60)).status
     except SandboxError:
         return "lost"
+
+
+async def test_interrupt_from_outside(box: Sandbox) -> None:
+    assert isinstance(box, Interruptible)
+    await box.run("x = 5", timeout_s=20)
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(box.run("while True: pass", timeout_s=60))
+        await asyncio.sleep(0.3)
+        await box.interrupt()
+    result = running.result()
+    assert (result.status, result.error) == ("error", "KeyboardInterrupt")
+    assert (await box.run("x", timeout_s=20)).value == "5"
+
+
+async def test_copies_go_on_alone(pool: DockerPool) -> None:
+    """Three copies append to the list they were copied with; the original keeps its own."""
+    session = await pool.acquire()
+    await session.run("x = [7]\nopen('note', 'w').write('kept')", timeout_s=20)
+    copies = await session.fork(3)
+    assert pool.statistics().open_sessions == 4
+    for number, copy in enumerate(copies):
+        code = f"x.append({number})\nx, open('note').read()"
+        assert (await copy.run(code, timeout_s=20)).value == f"([7, {number}], 'kept')"
+    await session.close()
+    assert (await copies[0].run("x", timeout_s=20)).value == "[7, 0]"
+    for copy in copies:
+        await copy.close()
+    assert pool.statistics().open_sessions == 0
+
+
+async def test_copies_beyond_the_container(pool: DockerPool) -> None:
+    session = await pool.acquire()
+    with pytest.raises(SandboxError, match="raise sessions_per_container"):
+        await session.fork(8)
+    with pytest.raises(UserError, match="fork"):
+        await session.fork(-1)
+    assert await session.fork(0) == []
+    await session.close()
+    assert pool.statistics().open_sessions == 0
 
 
 async def test_one_shot_runs_are_strangers(pool: DockerPool) -> None:

@@ -18,8 +18,8 @@ import pytest
 
 from agentrl.errors import SandboxError, SandboxUnavailable
 from agentrl.sandbox import SandboxLimits
-from agentrl_sandbox.owner import Owner
 from agentrl_sandbox.docker.pool import DockerPool
+from agentrl_sandbox.owner import Owner
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="dockerd is started on Linux only"),

@@ -14,8 +14,8 @@ from agentrl.errors import SandboxUnavailable, UserError
 from agentrl_sandbox.docker import bundle, wire
 from agentrl_sandbox.docker.channel import Channel
 from agentrl_sandbox.docker.daemon import Daemon
-from agentrl_sandbox.owner import Owner
 from agentrl_sandbox.docker.pool import DockerPool
+from agentrl_sandbox.owner import Owner
 
 
 def test_frames_survive_any_cut() -> None:

@@ -99,6 +99,8 @@ class Container:
         *,
         code: str = "",
         timeout_s: float = 0.0,
+        target: int = 0,
+        count: int = 0,
         deadline_s: float,
     ) -> wire.Result | None:
         """Have the relay do one thing; after `deadline_s` without an answer the container is killed.
@@ -107,7 +109,7 @@ class Container:
         """
         if self.lost:
             raise SandboxError("the container is gone")
-        number = self._order(op, session, code, timeout_s)
+        number = self._order(op, session, code, timeout_s, target, count)
         future: asyncio.Future[wire.Answer | None] = self._loop.create_future()
         self._waiting[number] = future
         try:
@@ -128,12 +130,18 @@ class Container:
         return answer["result"]
 
     def _order(
-        self, op: wire.Op, session: int, code: str = "", timeout_s: float = 0.0, target: int = 0
+        self,
+        op: wire.Op,
+        session: int,
+        code: str = "",
+        timeout_s: float = 0.0,
+        target: int = 0,
+        count: int = 0,
     ) -> int:
         number, self._next = self._next, self._next + 1
         request: wire.Request = {
             "id": number, "op": op, "session": session, "code": code, "timeout_s": timeout_s,
-            "target": target,
+            "target": target, "count": count,
         }  # fmt: skip
         self._channel.send(wire.frame(request))
         return number

@@ -36,6 +36,8 @@ _BASE_MB = 384
 _BASE_PROCESSES = 64
 _THREADS = 64
 """Threads for each session, on average."""
+_CROWD = 2
+"""Times as many sessions as usual may be in a container when some are copies."""
 _SHARE = 0.8
 """Of the machine's memory that one container may take at most."""
 
@@ -80,7 +82,7 @@ class DockerPool:
         self._choosing = asyncio.Lock()
         self._sessions: set[DockerSession] = set()
         self._next = 0
-        self._terms = Terms(self._place, self._leave, self._counts, self._release)
+        self._terms = Terms(self._place, self._copies, self._leave, self._counts, self._release)
 
     @property
     def isolation(self) -> IsolationLevel:
@@ -126,8 +128,8 @@ class DockerPool:
         )
         order: wire.Order = {
             "limits": cast("wire.Limits", asdict(limits)),
-            # Interpreters that are still being buried need places too.
-            "max_sessions": 2 * places,
+            # Copies, and interpreters that are still being buried, need places too.
+            "max_sessions": 2 * _CROWD * places,
             "min_isolation": self._least,
         }
         return await Container.start(daemon, box, order)
@@ -143,9 +145,39 @@ class DockerPool:
         except BaseException:
             self._slots.give_back()
             raise
-        session = DockerSession(self._terms, place, time.monotonic() - asked)
+        return self._adopt(place, time.monotonic() - asked)
+
+    def _adopt(self, place: Place, waited_s: float) -> DockerSession:
+        session = DockerSession(self._terms, place, waited_s)
         self._sessions.add(session)
         return session
+
+    async def _copies(self, place: Place, count: int) -> list[DockerSession]:
+        container, first = place.container, self._next
+        room = _CROWD * self._per_container - container.sessions
+        if count > room:
+            raise SandboxError(
+                f"the session's container has room for {max(room, 0)} copies, not {count}: raise "
+                "sessions_per_container"
+            )
+        self._next += count
+        container.sessions += count
+        taken = 0
+        try:
+            waited_s = 0.0
+            while taken < count:
+                waited_s += await self._slots.take()
+                taken += 1
+            await container.ask(
+                "fork", place.number, target=first, count=count, deadline_s=_PLACE_S
+            )
+        except BaseException:
+            container.sessions -= count
+            for _ in range(taken):
+                self._slots.give_back()
+            raise
+        places = [Place(container, number, place.runs) for number in range(first, first + count)]
+        return [self._adopt(copy, waited_s) for copy in places]
 
     async def run_once(self, code: str, *, timeout_s: float) -> ExecResult:
         """Run code in an interpreter of its own, one message each way; see `OneShot`."""

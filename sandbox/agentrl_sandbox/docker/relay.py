@@ -130,6 +130,13 @@ class _Relay:
         if request["op"] == "reset":
             await session.reset()
             return None
+        if request["op"] == "interrupt":
+            await session.interrupt()
+            return None
+        if request["op"] == "fork":
+            copies = await session.fork(request["count"])
+            self._sessions.update(enumerate(copies, request["target"]))
+            return None
         found = await session.run(request["code"], timeout_s=request["timeout_s"])
         return cast("wire.Result", asdict(found))
 

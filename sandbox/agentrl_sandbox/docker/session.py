@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from agentrl.errors import SandboxError
+from agentrl.errors import SandboxError, UserError
 from agentrl.sandbox import ExecResult
 from agentrl_sandbox.counts import Counts
 from agentrl_sandbox.docker import wire
@@ -34,6 +34,8 @@ class Terms:
 
     place: Callable[[], Awaitable[Place]]
     """Makes a fresh interpreter; raises SandboxError."""
+    copy: Callable[[Place, int], Awaitable[list[DockerSession]]]
+    """Makes sessions that go on from one's present state; raises SandboxError."""
     leave: Callable[[Place], Awaitable[None]]
     """Ends one; never raises."""
     counts: Counts
@@ -93,6 +95,24 @@ class DockerSession:
         if self._place is None:
             self._place = await self._terms.place()
         return self._place
+
+    async def fork(self, n: int) -> list[DockerSession]:
+        """`n` sessions in the same container that go on from this one's present state.
+
+        See the `local` session's. Raises SandboxError, also when the container has no room for so
+        many, and UserError for a negative `n`.
+        """
+        if n < 0:
+            raise UserError(f"fork({n}): ask for a number of copies from 0 on")
+        async with self._lock:
+            place = await self._live_place()
+            return await self._terms.copy(place, n) if n else []
+
+    async def interrupt(self) -> None:
+        """Raise KeyboardInterrupt in the code that runs; see `agentrl.sandbox.Interruptible`."""
+        place = self._place
+        if self._lock.locked() and place is not None:
+            await place.container.ask("interrupt", place.number, deadline_s=SLACK_S)
 
     async def reset(self) -> None:
         """Forget all state; see the contract."""

@@ -51,12 +51,13 @@ class Broken(TypedDict):
     why: str
 
 
-Op: TypeAlias = Literal["acquire", "run", "reset", "close", "once", "cancel"]
-"""`once`: run code in a fresh interpreter and throw that away."""
+Op: TypeAlias = Literal["acquire", "run", "interrupt", "fork", "reset", "close", "once", "cancel"]
+"""`once`: run code in a fresh interpreter and throw that away; `fork`: copies get the session
+numbers from `target` on."""
 
 
 class Request(TypedDict):
-    """One thing to do; `code` and `timeout_s` are for `run` and `once`, `target` for `cancel`."""
+    """One thing to do; `code` and `timeout_s` are for `run` and `once`."""
 
     id: int
     op: Op
@@ -64,6 +65,9 @@ class Request(TypedDict):
     code: str
     timeout_s: float
     target: int
+    """The request to `cancel`, or the first copy's number."""
+    count: int
+    """Copies to `fork`."""
 
 
 class Result(TypedDict):

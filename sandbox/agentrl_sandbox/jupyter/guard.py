@@ -125,10 +125,8 @@ def _serve(connection_file: str) -> None:
     sys.modules["debugpy"] = None  # type: ignore[assignment]
     from ipykernel.kernelapp import IPKernelApp
 
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
     # No streams of its own: what is printed takes the pipes, in order and even before a crash.
+    sys.stdout, sys.stderr = _stream(1), _stream(2)
     app = IPKernelApp.instance(outstream_class=None)
     app.initialize(
         [
@@ -153,16 +151,30 @@ def _make_plain(shell: object) -> None:
     sys.excepthook = sys.__excepthook__
     names = {name: getattr(builtins, name, sys.exit) for name in ("exit", "quit")}
     shell.user_ns.update(names)  # type: ignore[attr-defined]
-    shell.events.register("post_run_cell", _obey_exit)  # type: ignore[attr-defined]
+    shell.events.register("post_run_cell", _finish_cell)  # type: ignore[attr-defined]
 
 
-def _obey_exit(result: object) -> None:
+def _finish_cell(result: object) -> None:
     error = getattr(result, "error_in_exec", None)
-    if not isinstance(error, SystemExit):
-        return
-    code = error.code
+    if isinstance(error, SystemExit):
+        _exit(error.code)
+    # A kernel whose own streams are closed never replies.
+    if getattr(sys.stdout, "closed", True):
+        sys.stdout = _stream(1)
+    if getattr(sys.stderr, "closed", True):
+        sys.stderr = _stream(2)
+
+
+def _stream(fd: int) -> io.TextIOWrapper:
+    raw = io.FileIO(fd, "w", closefd=False)
+    buffer = io.BufferedWriter(raw)
+    return io.TextIOWrapper(buffer, "utf-8", errors="backslashreplace", line_buffering=True)
+
+
+def _exit(code: object) -> NoReturn:
     if code is not None and not isinstance(code, int):
-        print(code, file=sys.stderr)
+        with contextlib.suppress(Exception):
+            print(code, file=sys.stderr)
         code = 1
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):

@@ -78,6 +78,11 @@ class JupyterSession:
             )
         return None
 
+    async def interrupt(self) -> None:
+        """Raise KeyboardInterrupt in the code that runs; see `agentrl.sandbox.Interruptible`."""
+        if self._lock.locked() and self._kernel is not None:
+            self._kernel.interrupt()
+
     async def reset(self) -> None:
         """Forget all state; see the contract."""
         async with self._lock:
