@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import select
 import struct
 from dataclasses import dataclass
 
@@ -37,7 +38,14 @@ class Question:
 
 
 def receive(listener: int) -> Question | None:
-    """The next question of a listener that is readable; None when the caller died meanwhile."""
+    """The next question of a listener; None when there is none, as its caller died meanwhile.
+
+    A listener that nobody is left to ask looks readable too, and would be waited for for ever.
+    """
+    poll = select.poll()
+    poll.register(listener, select.POLLIN)
+    if not any(events & select.POLLIN for _, events in poll.poll(0)):
+        return None
     buffer = bytearray(_QUESTION.size)
     try:
         _ioctl(listener, _RECEIVE, buffer)
