@@ -22,6 +22,7 @@ from statistics import fmean
 from tempfile import TemporaryDirectory
 from time import monotonic
 
+from judge_server import judging
 from machine import about_this_machine
 
 from agentrl.compose import compose, config_root, group_names, read_yaml
@@ -106,7 +107,9 @@ def one_run(name: str, words: Sequence[str], options: argparse.Namespace) -> dic
     started = monotonic()
     with TemporaryDirectory() as temporary:
         folder = Path(temporary) / "run"
-        train(compose([*words, f"dir={folder}"]), sinks=(), command="benchmark")
+        config = compose([*words, f"dir={folder}"])
+        with judging(config):
+            train(config, sinks=(), command="benchmark")
         lines = (folder / "metrics.jsonl").read_text().splitlines()
     by_step = [{k: _short(v) for k, v in json.loads(line).items()} for line in lines]
     return {
