@@ -12,6 +12,7 @@ SUBCOMMANDS: Mapping[str, str] = {
     "doctor": "What each back end can do on this machine, with the fix",
     "exec": "Run a piece of code once",
     "shell": "An interactive session that keeps its state",
+    "bench": "Measure the sandbox against its alternatives",
     "serve": "Serve the sandbox over HTTP, SandboxFusion's schema included",
 }
 """Command -> its summary, in the order shown."""
