@@ -8,8 +8,9 @@ import sys
 
 from agentrl.errors import SandboxUnavailable
 from agentrl.sandbox import LEVELS, IsolationLevel, SandboxLimits
-from agentrl_sandbox.pool import ForkPool, Size
+from agentrl_sandbox.pool import ForkPool
 from agentrl_sandbox.probe import Capabilities, probe
+from agentrl_sandbox.size import Size
 
 _log = logging.getLogger("agentrl.sandbox.local")
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 
 from agentrl.sandbox import IsolationLevel, SandboxLimits
-from agentrl_sandbox.pool import ForkPool, Size
+from agentrl_sandbox.pool import ForkPool
+from agentrl_sandbox.size import Size
 
 _log = logging.getLogger("agentrl.sandbox.none")
 

@@ -8,9 +8,8 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Generator
-from dataclasses import dataclass
 
-from agentrl.errors import SandboxError, SandboxUnavailable, UserError
+from agentrl.errors import SandboxError, SandboxUnavailable
 from agentrl.sandbox import ExecResult, IsolationLevel, PoolStatistics, SandboxLimits
 from agentrl_sandbox import cgroups
 from agentrl_sandbox.child import Child
@@ -22,40 +21,14 @@ from agentrl_sandbox.inside import wire
 from agentrl_sandbox.inside.plan import Plan
 from agentrl_sandbox.link import Link
 from agentrl_sandbox.session import Session, Terms
+from agentrl_sandbox.size import Size
+from agentrl_sandbox.slots import Slots
 from agentrl_sandbox.spares import Spares
 
 _READY_S = 20.0
 _REAP_S = 5.0
 _VALUE_SPARE = 64
 _LOOK_S = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """How much a pool holds, and for how long."""
-
-    max_sessions: int = 64
-    spares: int = 2
-    """Interpreters kept ready beyond the leased ones; 0: each is made when it is asked for."""
-    wait_s: float = 600.0
-    """Longest wait for a slot before `acquire` gives up."""
-    idle_s: float = 3600.0
-    """A session that nobody used for so long is closed, so that a lost lease costs no slot."""
-    max_cells: int | None = None
-    """Runs that one session may have; None: any number."""
-
-    def __post_init__(self) -> None:
-        if self.max_sessions < 1 or self.spares < 0:
-            raise UserError(
-                f"max_sessions={self.max_sessions} and spares={self.spares}: a pool needs at least "
-                "one session and no negative number of spares"
-            )
-        most = 1 if self.max_cells is None else self.max_cells
-        if self.wait_s <= 0 or self.idle_s <= 0 or most < 1:
-            raise UserError(
-                f"wait_s={self.wait_s}, idle_s={self.idle_s} and max_cells={self.max_cells} must "
-                "be positive; leave max_cells out for no limit"
-            )
 
 
 class ForkPool(ABC):
@@ -65,7 +38,6 @@ class ForkPool(ABC):
         self._limits = limits
         self._python = python
         self._size = size
-        self._slots = asyncio.Semaphore(size.max_sessions)
         self._level: IsolationLevel | None = None
         self._link: Link | None = None
         self._linking = asyncio.Lock()
@@ -73,9 +45,9 @@ class ForkPool(ABC):
         self._spares = Spares(size.spares, self._spawn, self._crowded)
         self._keeper: asyncio.Task[None] | None = None
         self._leaving: asyncio.TaskGroup | None = None
-        self._waiting = 0
         self._running = 0
         self._counts = Counts()
+        self._slots = Slots(size.max_sessions, size.wait_s, self._counts)
         self._forkers: Forkers | None = None
 
     @abstractmethod
@@ -108,6 +80,7 @@ class ForkPool(ABC):
                 f"isolation level {level} cannot be set up: {error}"
             ) from error
         self._link, self._level, self._counts = link, level, Counts()
+        self._slots = Slots(self._size.max_sessions, self._size.wait_s, self._counts)
         started = asyncio.Event()
         # Lives from here to `close`, which awaits it: no block of code could hold it.
         self._keeper = asyncio.get_running_loop().create_task(self._keep(started))
@@ -197,30 +170,14 @@ class ForkPool(ABC):
 
     async def _take_slots(self, count: int) -> float:
         """Seconds waited for `count` slots. Raises SandboxError when they do not come free."""
-        began = time.monotonic()
-        taken = 0
-        self._waiting += 1
-        try:
-            async with asyncio.timeout(self._size.wait_s):
-                while taken < count:
-                    self._check_open()
-                    await self._slots.acquire()
-                    taken += 1
-                self._check_open()
-        except BaseException as error:
-            for _ in range(taken):
-                self._slots.release()
-            if not isinstance(error, TimeoutError):
-                raise
-            self._counts.refused += 1
-            raise SandboxError(
-                f"no sandbox came free within {self._size.wait_s:g} s: all "
-                f"{self._size.max_sessions} sessions are taken and {self._waiting - 1} other "
-                "callers wait; raise max_sessions or run fewer episodes at once"
-            ) from error
-        finally:
-            self._waiting -= 1
-        return time.monotonic() - began
+        self._check_open()
+        slots = self._slots
+        waited_s = await slots.take(count)
+        if self._level is None:
+            for _ in range(count):
+                slots.give_back()
+        self._check_open()
+        return waited_s
 
     def _check_open(self) -> None:
         if self._level is None:
@@ -232,7 +189,7 @@ class ForkPool(ABC):
         try:
             child = self._spares.take() or await self._spawn()
         except BaseException:
-            self._slots.release()
+            self._slots.give_back()
             raise
         return self._adopt(child, waited_s + time.monotonic() - began)
 
@@ -263,7 +220,7 @@ class ForkPool(ABC):
 
     def _release(self, session: Session) -> None:
         self._sessions.discard(session)
-        self._slots.release()
+        self._slots.give_back()
 
     async def _spawn(self) -> Child:
         """A ready child, from a new zygote if the old one is gone. Raises SandboxError."""
@@ -297,7 +254,7 @@ class ForkPool(ABC):
             copies = await copies_of(child, count)
         except BaseException:
             for _ in range(count):
-                self._slots.release()
+                self._slots.give_back()
             raise
         return [self._adopt(copy, waited_s) for copy in copies]
 
@@ -329,20 +286,7 @@ class ForkPool(ABC):
 
     def statistics(self) -> PoolStatistics:
         """Counts for metrics."""
-        counts = self._counts
-        return PoolStatistics(
-            open_sessions=len(self._sessions),
-            waiting=self._waiting,
-            runs=counts.runs,
-            restarts=counts.restarts,
-            spares=len(self._spares),
-            refused=counts.refused,
-            queue_s=counts.queue_s,
-            run_s=counts.run_s,
-            timeouts=counts.timeouts,
-            ooms=counts.ooms,
-            expired=counts.expired,
-        )
+        return self._slots.statistics(open_sessions=len(self._sessions), spares=len(self._spares))
 
 
 async def ready_child(link: Link) -> Child:

@@ -22,14 +22,21 @@ class Slots:
         self._counts = counts
         self._waiting = 0
 
-    async def take(self) -> float:
-        """Wait for a place; the seconds it took. Raises SandboxError when none came free in time."""
+    async def take(self, count: int = 1) -> float:
+        """Wait for places; the seconds it took. Raises SandboxError when they come not free in time."""
         began = time.monotonic()
+        taken = 0
         self._waiting += 1
         try:
             async with asyncio.timeout(self._wait_s):
-                await self._free.acquire()
-        except TimeoutError as error:
+                while taken < count:
+                    await self._free.acquire()
+                    taken += 1
+        except BaseException as error:
+            for _ in range(taken):
+                self._free.release()
+            if not isinstance(error, TimeoutError):
+                raise
             self._counts.refused += 1
             raise SandboxError(
                 f"no sandbox came free within {self._wait_s:g} s: all {self._most} sessions are "
