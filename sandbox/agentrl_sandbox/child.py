@@ -237,3 +237,8 @@ def pid_behind(pidfd: int) -> int:
             if line.startswith("Pid:"):
                 return int(line.split()[1])
     return -1
+
+
+def peak_mb(maxrss: int, platform: str) -> float:
+    """`ru_maxrss` in MiB: it is in bytes on macOS, in KiB elsewhere."""
+    return maxrss / (1 << 20 if platform == "darwin" else 1024)

@@ -15,7 +15,7 @@ from typing import TypeAlias, TypeVar
 
 from agentrl.errors import SandboxError
 from agentrl_sandbox import boot
-from agentrl_sandbox.child import Child, Ends, Exit, Kin, pid_behind
+from agentrl_sandbox.child import Child, Ends, Exit, Kin, peak_mb, pid_behind
 from agentrl_sandbox.inside.news import Answer, Born, News
 from agentrl_sandbox.inside.plan import Plan
 from agentrl_sandbox.processes import Forked, Launched, Process
@@ -27,8 +27,6 @@ _HANDLES = 64
 _T = TypeVar("_T")
 _Answered: TypeAlias = tuple[Answer, int | None] | None
 """An answer with its descriptor; None when the zygote was lost before."""
-_PEAK_UNITS_PER_MB = (1 << 20) if sys.platform == "darwin" else 1024
-"""Of `ru_maxrss`: bytes on macOS, KiB elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +134,8 @@ class Link:
     def _take(self, message: News) -> None:
         match message["op"]:
             case "exit":
-                exit_ = Exit(
-                    message["status"], message["cpu_s"], message["peak"] / _PEAK_UNITS_PER_MB
-                )
+                peak = peak_mb(message["peak"], sys.platform)
+                exit_ = Exit(message["status"], message["cpu_s"], peak)
                 _settle(self._exits.pop(message["session"], None), exit_)
             case "born":
                 # Descriptors arrive in the order of the lines that they belong to.

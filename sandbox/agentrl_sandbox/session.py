@@ -21,6 +21,8 @@ from agentrl_sandbox.verdict import Course, Overdue, error_of, status_of, status
 
 GRACE_S = 0.5
 """Between the interrupt at the deadline and the kill."""
+MAX_CODE = 32 << 20
+"""Characters of one piece of code; more is refused."""
 _REAP_S = 10.0
 _POLL_S = 0.025
 _CPU_POLL_S = 0.005
@@ -63,8 +65,10 @@ class Session:
 
         At the deadline the code is interrupted; if it does not yield within `GRACE_S` it is killed
         and its state is lost. The first run's `queue_s` holds the wait for the lease too. Raises
-        SandboxError when the box was lost or is closed.
+        SandboxError when the box was lost or is closed, UserError when `timeout_s` is not positive.
         """
+        if not timeout_s > 0:
+            raise UserError(f"timeout_s={timeout_s}: give the code a positive number of seconds")
         asked = time.monotonic()
         async with self._lock:
             if self._closed:
@@ -78,8 +82,9 @@ class Session:
     async def _answer(self, code: str, timeout_s: float, asked: float) -> ExecResult:
         most = self._terms.max_cells
         if most is not None and self._cells > most:
-            told = f"LimitError: this session has had the {most} runs that it may have"
-            return ExecResult("error", error=told, isolation=self._terms.isolation)
+            return self._refused(f"this session has had the {most} runs that it may have")
+        if len(code) > MAX_CODE:
+            return self._refused(f"the code has {len(code)} characters, at most {MAX_CODE} are run")
         died = await self._died_meanwhile()
         if died is not None:
             return died
@@ -117,6 +122,9 @@ class Session:
         """Raise KeyboardInterrupt in the code that runs; see `agentrl.sandbox.Interruptible`."""
         if self._lock.locked() and self._child is not None:
             self._child.send_signal(signal.SIGINT)
+
+    def _refused(self, why: str) -> ExecResult:
+        return ExecResult("error", error=f"LimitError: {why}", isolation=self._terms.isolation)
 
     async def reset(self) -> None:
         """Forget all state; see the contract."""

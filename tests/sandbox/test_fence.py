@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import random
 import struct
 import subprocess
@@ -14,7 +13,8 @@ import pytest
 
 from agentrl_sandbox import quota
 from agentrl_sandbox.capture import Capture
-from agentrl_sandbox.inside import landlock, seccomp, syscalls, visible, wire
+from agentrl_sandbox.child import peak_mb
+from agentrl_sandbox.inside import branch, kernel, landlock, seccomp, syscalls, visible, wire
 from agentrl_sandbox.inside.folders import remove_tree
 from agentrl_sandbox.inside.plan import Plan
 
@@ -125,11 +125,38 @@ def test_filter_by_hand(
 def test_filter_that_asks_by_hand(
     monkeypatch: pytest.MonkeyPatch, number: int, arguments: tuple[int, ...], answer: int
 ) -> None:
+    """On both machines, whose numbers for these calls are written out here."""
+    aarch64 = {62: 129, 234: 131, 302: 261, 56: 220, 112: 157, 109: 154, 157: 167}
+    for machine, called in (("x86_64", number), ("aarch64", aarch64[number])):
+        monkeypatch.setattr("agentrl_sandbox.inside.kernel.ARCH", machine)
+        arch = syscalls.AUDIT_ARCH[machine]
+        program = seccomp.build(77, private_files=False, judged=True)
+        assert simulate(program, called, arguments, arch) == answer
+
+
+def test_a_copy_with_a_file_tree_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the one way of forking has NEWUSER and NEWNS in it, and the other way is closed."""
     monkeypatch.setattr("agentrl_sandbox.inside.kernel.ARCH", "x86_64")
-    program = seccomp.build(77, private_files=False, judged=True)
-    assert simulate(program, number, arguments) == answer
-    private = seccomp.build(77, private_files=True, judged=True)
-    assert simulate(private, 56, (0x1208011 | 0x10020000,)) == ASK
+    program = seccomp.build(77, private_files=True, judged=True)
+    assert simulate(program, 56, (0x1208011 | 0x10020000,)) == ASK
+    assert simulate(program, 56, (0x1208011,)) == EPERM
+
+
+@linux
+def test_numbers_that_are_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of `kernel`, which the sandbox calls itself, against libseccomp's for both machines."""
+    pyseccomp = pytest.importorskip("pyseccomp")
+    for machine, numbers in kernel._SYSCALLS.items():
+        arch = getattr(pyseccomp.Arch, machine.upper())
+        for name, number in (numbers | kernel._LANDLOCK).items():
+            found = pyseccomp.resolve_syscall(arch, name)
+            assert found in (number, -1) or found < 0, (machine, name, found)
+
+
+def test_the_order_of_the_arguments_of_clone() -> None:
+    """`clone(2)`: the child's thread id pointer is the fourth on x86_64, the fifth on aarch64."""
+    assert branch.clone_arguments("x86_64", 0x1208011, 99) == (0x1208011, 0, 0, 99, 0)
+    assert branch.clone_arguments("aarch64", 0x1208011, 99) == (0x1208011, 0, 0, 0, 99)
 
 
 def test_filter_kills_other_machines(program: bytes) -> None:
@@ -164,43 +191,61 @@ def test_numbers_against_libseccomp(machine: str) -> None:
 
 
 @linux
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="libseccomp writes for this machine")
-def test_filter_against_libseccomp(tmp_path: Path, program: bytes) -> None:
+@pytest.mark.parametrize("judged", [False, True])
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_filter_against_libseccomp(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine: str, judged: bool
+) -> None:
     """libseccomp's program for the same rules answers alike on every call and many arguments.
 
-    Left out are the calls where the argument decides what is *allowed*, which libseccomp cannot
-    say below an allowing default; they are worked out by hand above.
+    Left out are the calls where the argument decides what is *allowed* or asked about, which
+    libseccomp cannot say below an allowing default; they are worked out by hand above.
     """
-    theirs = _by_libseccomp(tmp_path / "filter.bpf")
-    by_hand = {syscalls.NUMBERS["x86_64"][n] for n in (*seccomp.PINNED.split(), "socketpair")}
+    monkeypatch.setattr("agentrl_sandbox.inside.kernel.ARCH", machine)
+    numbers, arch = syscalls.NUMBERS[machine], syscalls.AUDIT_ARCH[machine]
+    theirs = _by_libseccomp(tmp_path / "filter.bpf", machine, judged)
+    ours = seccomp.build(77, private_files=False, judged=judged)
+    by_hand = {numbers[n] for n in (*seccomp.PINNED.split(), "socketpair")}
     rng = random.Random(5)
     special = [0, 1, 4, 5, 8, 10, 15, 77, 0x8901, 0x5412, 0x10000, 0x3D0F00, -1, 1 << 32 | 8]
     for number in set(range(syscalls.NEWEST + 1)) - by_hand:
         for _ in range(24):
             arguments = tuple(rng.choice(special) for _ in range(3))
-            answers = [simulate(p, number, arguments) for p in (program, theirs)]
+            answers = [simulate(p, number, arguments, arch) for p in (ours, theirs)]
             assert answers[0] == answers[1], (number, arguments)
 
 
-def _by_libseccomp(path: Path) -> bytes:
+def _by_libseccomp(path: Path, machine: str, judged: bool) -> bytes:
+    """Its filter for a machine, from names: it looks the numbers up by itself."""
     pyseccomp = pytest.importorskip("pyseccomp")
-    numbers = syscalls.NUMBERS["x86_64"]
     rules = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
+    wanted = getattr(pyseccomp.Arch, machine.upper())
+    if not rules.exist_arch(wanted):
+        rules.add_arch(wanted)
+        rules.remove_arch(pyseccomp.Arch.NATIVE)
+
+    def add(action: object, name: str, *comparisons: object) -> None:
+        # What the machine lacks has a negative number there, and no rule is needed.
+        if name in syscalls.NUMBERS[machine]:
+            rules.add_rule(action, name, *comparisons)
+
     for names, code in (
         (seccomp.ABSENT, 38),
         (seccomp.REFUSED, 1),
         (seccomp.METADATA_REFUSED, 1),
         (seccomp.METADATA_IGNORED, 0),
     ):
-        for name in set(names.split()) & numbers.keys():
-            rules.add_rule_exactly(pyseccomp.ERRNO(code), numbers[name])
+        for name in names.split():
+            add(pyseccomp.ERRNO(code), name)
     refused = [("fcntl", 1, 0xFFFFFFFF, value) for value in (8, 10, 15)]
     refused += [("ioctl", 1, 0xFFFFFFFF, value) for value in (0x8901, 0x8902, 0x5412, 0x541C)]
-    refused += [("prctl", 0, 0xFFFFFFFF, value) for value in (1, 4)]
+    refused += [("prctl", 0, 0xFFFFFFFF, value) for value in (4, *([] if judged else [1]))]
     refused += [("clone", 0, 0x10000, 0)]
     for name, index, mask, value in refused:
-        comparison = pyseccomp.Arg(index, pyseccomp.MASKED_EQ, mask, value)
-        rules.add_rule_exactly(pyseccomp.ERRNO(1), numbers[name], comparison)
+        add(pyseccomp.ERRNO(1), name, pyseccomp.Arg(index, pyseccomp.MASKED_EQ, mask, value))
+    if judged:
+        add(pyseccomp.NOTIFY, "setsid")
+        add(pyseccomp.NOTIFY, "prctl", pyseccomp.Arg(0, pyseccomp.MASKED_EQ, 0xFFFFFFFF, 1))
     with path.open("wb") as file:
         rules.export_bpf(file)
     return path.read_bytes()
@@ -242,6 +287,93 @@ print([
     assert done.stdout.split() == str([True, True, False, False] + [True] * 7 + [False] * 5).split()
 
 
+ABI_SCRIPT = """
+import os, socket, sys
+from agentrl_sandbox.inside import kernel, landlock
+base = sys.argv[1]
+os.chdir(base)
+listening = socket.socket(); listening.bind(("127.0.0.1", 0)); listening.listen()
+port = listening.getsockname()[1]
+hidden = socket.socket(socket.AF_UNIX); hidden.bind("\\0agentrl-test-%d" % os.getpid())
+hidden.listen()
+name = hidden.getsockname()
+def can(act, *arguments):
+    try: act(*arguments)
+    except OSError: return 0
+    return 1
+def write(path):
+    with open(path, "w") as f: f.write("changed")
+def connect(family, address):
+    with socket.socket(family) as s: s.connect(address)
+def judge(version, parent):
+    landlock.abi = lambda: version
+    kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+    landlock.restrict(("read",), ("own",), ("/dev/null",))
+    return [
+        can(open, "closed/file"), can(write, "read/file"), can(open, "read/file"),
+        can(write, "own/a/new"), can(os.rename, "own/a/new", "own/b/new"),
+        can(os.truncate, "read/file", 1), can(connect, socket.AF_INET, ("127.0.0.1", port)),
+        can(connect, socket.AF_UNIX, name), can(os.kill, parent, 0)]
+for version in map(int, sys.argv[2:]):
+    sys.stdout.flush()
+    me = os.getpid()
+    if os.fork() == 0:
+        print(version, *judge(version, me), flush=True)
+        os._exit(0)
+    os.wait()
+"""
+
+
+@linux
+@pytest.mark.skipif(sys.platform == "linux" and landlock.abi() == 0, reason="no Landlock here")
+def test_landlock_of_older_kernels(tmp_path: Path) -> None:
+    """What each ABI refuses beyond the last, by `landlock(7)`; the filter stands in for the rest.
+
+    Columns: read what is closed, write what is readable, read it, write one's own, move between
+    own folders (from 2), truncate what is readable (refused from 3), connect by TCP (from 4), to
+    an abstract socket, signal a parent (both from 6). Never refused in part: what 1 refuses.
+    """
+    for name in ("read", "own/a", "own/b", "closed"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "file").write_text(name)
+    versions = range(1, landlock.abi() + 1)
+    done = subprocess.run(
+        [sys.executable, "-c", ABI_SCRIPT, str(tmp_path), *map(str, versions)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    expected = {
+        1: "0 0 1 1 0 1 1 1 1",
+        2: "0 0 1 1 1 1 1 1 1",
+        3: "0 0 1 1 1 0 1 1 1",
+        4: "0 0 1 1 1 0 0 1 1",
+        5: "0 0 1 1 1 0 0 1 1",
+        6: "0 0 1 1 1 0 0 0 0",
+        7: "0 0 1 1 1 0 0 0 0",
+    }
+    assert done.stdout.splitlines() == [f"{v} {expected[min(v, 7)]}" for v in versions]
+
+
+@pytest.mark.parametrize(
+    ("version", "size", "rights"),
+    [(1, 8, 0x1FFF), (2, 8, 0x3FFF), (3, 8, 0x7FFF), (4, 16, 0x7FFF), (5, 16, 0xFFFF),
+     (6, 24, 0xFFFF), (7, 24, 0xFFFF), (9, 24, 0xFFFF)],
+)  # fmt: skip
+def test_landlock_asks_for_what_the_kernel_knows(
+    monkeypatch: pytest.MonkeyPatch, version: int, size: int, rights: int
+) -> None:
+    """Sizes and rights of `struct landlock_ruleset_attr` as each ABI has them, by `linux/landlock.h`."""
+    asked: list[tuple[object, ...]] = []
+
+    def syscall(name: str, *arguments: object) -> int:
+        asked.append((name, bytes(arguments[0]), *arguments[1:]))  # type: ignore[arg-type]
+        return 3
+
+    monkeypatch.setattr(kernel, "syscall", syscall)
+    assert landlock._ruleset(version) == 3
+    expected = struct.pack("=QQQ", rights, 3, 3)[:size]
+    assert asked == [("landlock_create_ruleset", expected, size, 0)]
+
+
 # --- small parts -----------------------------------------------------------------------------
 
 
@@ -272,6 +404,11 @@ def test_capture_keeps_both_ends(sizes: list[int]) -> None:
     text = stream.decode()
     cut = f"{text[:5]}\n... [{dropped} bytes left out] ...\n{text[-4:]}"
     assert (capture.text(), capture.dropped) == (cut if dropped else text, dropped)
+
+
+def test_peak_memory_in_the_units_of_each_system() -> None:
+    assert peak_mb(150 * 1024, "linux") == 150
+    assert peak_mb(150 << 20, "darwin") == 150
 
 
 def test_capture_holds_little_of_a_flood() -> None:

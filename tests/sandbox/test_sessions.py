@@ -15,6 +15,7 @@ from agentrl.sandbox import PoolStatistics, Sandbox, SandboxLimits, SandboxPool
 from agentrl_sandbox.local import LocalPool, remedy
 from agentrl_sandbox.none import UnsafePool
 from agentrl_sandbox.probe import Capabilities, Primitive, probe
+from agentrl_sandbox.session import MAX_CODE
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
@@ -135,8 +136,53 @@ async def test_the_middle_of_long_output_is_counted(box: Sandbox) -> None:
 
 
 async def test_a_long_program_arrives_whole(box: Sandbox) -> None:
-    code = "x = '" + "é" * 1_000_000 + "'\nlen(x)"
-    assert (await box.run(code, timeout_s=60)).value == "1000000"
+    """10 MB and more as bytes."""
+    code = "x = '" + "é" * 5_500_000 + "'\nlen(x)"
+    assert (await box.run(code, timeout_s=60)).value == "5500000"
+
+
+async def test_a_program_beyond_all_bounds_is_refused(box: Sandbox) -> None:
+    result = await box.run("#" * (MAX_CODE + 1), timeout_s=60)
+    assert result.status == "error"
+    assert result.error == (
+        f"LimitError: the code has {MAX_CODE + 1} characters, at most {MAX_CODE} are run"
+    )
+    assert await value(box, "1") == "1"
+
+
+@pytest.mark.parametrize("code", ["'\ud800'", "print('\udcff')", "x = 1  # \ud800\udc00"])
+async def test_half_a_character_in_the_source_is_an_error(box: Sandbox, code: str) -> None:
+    result = await box.run(code, timeout_s=10)
+    assert result.status == "error"
+    assert (result.error or "").startswith("UnicodeEncodeError")
+    assert await value(box, "1") == "1"
+
+
+async def test_bytes_that_are_no_text_are_replaced(box: Sandbox) -> None:
+    """Each byte that UTF-8 cannot have becomes one mark; NUL and what is text stay."""
+    result = await box.run(
+        "import os, sys\nos.write(1, b'a\\x00\\xff\\xfe b')\n"
+        "sys.stderr.buffer.write(bytes(range(128, 256))); sys.stderr.flush()",
+        timeout_s=10,
+    )
+    assert result.stdout == "a\x00\ufffd\ufffd b"
+    assert result.stderr == "\ufffd" * 128
+
+
+async def test_a_flood_without_a_newline_is_cut_and_counted(box: Sandbox) -> None:
+    """Killed at 64 MiB beyond what is kept; what was dropped and what is shown is all there was."""
+    result = await box.run("import sys\nwhile True: sys.stdout.write('x' * 65536)", timeout_s=60)
+    assert (result.status, result.state_lost, result.signal) == ("output_limit", True, 9)
+    assert result.stdout_dropped > 64 << 20
+    head, _, tail = result.stdout.partition("\n")
+    assert head == "x" * 10_000
+    assert tail == f"... [{result.stdout_dropped} bytes left out] ...\n" + "x" * 10_000
+
+
+@pytest.mark.parametrize("seconds", [0, -1.0, float("nan")])
+async def test_no_time_is_no_deadline(box: Sandbox, seconds: float) -> None:
+    with pytest.raises(UserError, match="timeout_s"):
+        await box.run("1", timeout_s=seconds)
 
 
 async def test_interrupt_keeps_state_and_kill_loses_it(box: Sandbox) -> None:

@@ -32,10 +32,10 @@ def clone(private_files: bool) -> bool:
     # Where the C library keeps the thread's id, which the kernel is to write for the copy.
     address = ctypes.c_ulong()
     kernel.prctl(kernel.PR_GET_TID_ADDRESS, ctypes.byref(address))
-    place = (address.value, 0) if kernel.ARCH == "x86_64" else (0, address.value)
-    _python.PyOS_BeforeFork()
     number = kernel.number_of("clone")
-    pid = _locked.syscall(*map(ctypes.c_long, (number, flags, 0, 0, *place)))
+    arguments = clone_arguments(kernel.ARCH, flags, address.value)
+    _python.PyOS_BeforeFork()
+    pid = _locked.syscall(*map(ctypes.c_long, (number, *arguments)))
     code = ctypes.get_errno()
     if pid == 0:
         _python.PyOS_AfterFork_Child()
@@ -44,6 +44,11 @@ def clone(private_files: bool) -> bool:
     if pid < 0:
         raise OSError(code, f"clone: {os.strerror(code)}")
     return False
+
+
+def clone_arguments(machine: str, flags: int, address: int) -> tuple[int, int, int, int, int]:
+    """Flags, stack, parent's place for the thread id, and the child's: before or after its TLS."""
+    return (flags, 0, 0, address, 0) if machine == "x86_64" else (flags, 0, 0, 0, address)
 
 
 def move_in(old: str, work: str, here: str) -> None:
