@@ -17,7 +17,7 @@ import pytest_asyncio
 from agentrl.env import Forkable
 from agentrl.errors import SandboxError, SandboxUnavailable, UserError
 from agentrl.sandbox import Interruptible, OneShot, Sandbox, SandboxLimits, SandboxPool
-from agentrl_sandbox.docker import bundle, wire
+from agentrl_sandbox.docker import bundle, daemon, wire
 from agentrl_sandbox.docker.pool import DockerPool
 
 pytestmark = [
@@ -361,6 +361,32 @@ async def test_missing_image(docker_host: Daemon) -> None:
         await DockerPool(image="nobody/nothing").open()
     with pytest.raises(SandboxUnavailable, match=r"docker build -t agentrl-sandbox -"):
         await DockerPool().open()
+
+
+async def test_gvisor_is_preferred_but_not_at_any_price(
+    docker_host: Daemon,
+    docker_image: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A runtime that is listed and does not work: the default one, loudly; demanded: refused."""
+    connect = daemon.Daemon.connect
+
+    def listed() -> daemon.Daemon:
+        found = connect()
+        found.runtimes |= {"runsc"}
+        return found
+
+    monkeypatch.setattr("agentrl_sandbox.docker.pool.Daemon.connect", listed)
+    pool = DockerPool(limits=LIMITS, image=docker_image)
+    await pool.open()
+    try:
+        assert (await pool.run_once("6 * 7", timeout_s=20)).value == "42"
+        assert "not in runsc" in caplog.text
+    finally:
+        await pool.close()
+    with pytest.raises(SandboxUnavailable, match="runsc"):
+        await DockerPool(limits=LIMITS, image=docker_image, runtime="runsc").open()
 
 
 async def test_image_without_python(docker_host: Daemon, docker_image: str) -> None:

@@ -51,6 +51,8 @@ class DockerPool:
 
     `image`: any with Python 3.11 or later, numpy and sympy; nothing of ours needs to be in it.
     `python`: the interpreter's name or path in the image.
+    `runtime`: a container runtime that the daemon knows; None: `runsc` (gVisor) where it is listed
+    and gives `min_isolation`, else the daemon's default.
     `sessions_per_container`: fewer keep sessions further apart, at about half a second and 60 MB
     for each container.
     `wait_s`: how long `acquire` waits for a slot.
@@ -63,6 +65,7 @@ class DockerPool:
         min_isolation: IsolationLevel = "lite",
         image: str = IMAGE,
         python: str = "python3",
+        runtime: str | None = None,
         max_sessions: int = 64,
         sessions_per_container: int = 16,
         wait_s: float = 600.0,
@@ -73,6 +76,7 @@ class DockerPool:
         self._least: IsolationLevel = min_isolation
         self._image = image
         self._python = python
+        self._runtime = runtime
         self._counts = Counts()
         self._slots = Slots(max_sessions, wait_s, self._counts)
         self._per_container = min(sessions_per_container, max_sessions)
@@ -102,7 +106,7 @@ class DockerPool:
             swept = await asyncio.to_thread(daemon.sweep)
             if swept:
                 _log.warning("removed %d containers that dead runs had left", swept)
-            first = await self._start(daemon)
+            self._runtime, first = await self._first(daemon)
         except SandboxError as error:
             await asyncio.to_thread(daemon.close)
             raise SandboxUnavailable(
@@ -113,7 +117,16 @@ class DockerPool:
             raise
         self._daemon, self._level, self._containers = daemon, first.isolation, [first]
 
-    async def _start(self, daemon: Daemon) -> Container:
+    async def _first(self, daemon: Daemon) -> tuple[str | None, Container]:
+        """The runtime that gives the demanded level, and a container of it. Raises SandboxError."""
+        if self._runtime is None and _GVISOR in daemon.runtimes:
+            try:
+                return _GVISOR, await self._start(daemon, _GVISOR)
+            except SandboxError as error:
+                _log.warning("not in %s, but in the daemon's default runtime: %s", _GVISOR, error)
+        return self._runtime, await self._start(daemon, self._runtime)
+
+    async def _start(self, daemon: Daemon, runtime: str | None) -> Container:
         limits, places = self._limits, self._per_container
         memory_mb = _BASE_MB + places * (limits.memory_mb + limits.disk_mb)
         if daemon.memory_mb:
@@ -121,7 +134,7 @@ class DockerPool:
         box = Box(
             image=self._image,
             python=self._python,
-            runtime=_GVISOR if _GVISOR in daemon.runtimes else None,
+            runtime=runtime,
             memory_mb=memory_mb,
             disk_mb=places * limits.disk_mb,
             processes=_BASE_PROCESSES + places * _THREADS,
@@ -244,7 +257,7 @@ class DockerPool:
                 await lost.close()
             free = [c for c in self._containers if c.sessions < self._per_container]
             if not free:
-                free = [await self._start(self._daemon)]
+                free = [await self._start(self._daemon, self._runtime)]
                 self._containers += free
             chosen = min(free, key=lambda c: c.sessions)
             chosen.sessions += 1
