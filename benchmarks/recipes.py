@@ -47,6 +47,7 @@ WATCHED: Mapping[str, tuple[str, ...]] = {
     "acereason": ("truncated", "length"),
     "campo": ("truncated", "groups", "reward_std"),
     "capo": ("reward/capo/steps", "advantage_abs_mean"),
+    "cort": ("call_errors", "reward_std"),
     "demyagent": ("calls", "gate/easy", "gate/hard"),
     "difficulty_filter": ("groups", "gate/easy", "gate/hard"),
     "difficulty_staged": ("calls", "zero_variance_groups"),

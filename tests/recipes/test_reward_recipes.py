@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -308,6 +309,18 @@ def trying_softens_failure(lab: Any, before: RunConfig, after: RunConfig) -> Non
     are(rewards(after, *members), -1.0, -0.6, -0.6, -0.6, 1.0)
 
 
+@turned("cort", "algo.shapers=[{name: cort, penalty: 0.4}]")
+def code_that_gave_nothing_costs(lab: Any, before: RunConfig, after: RunConfig) -> None:
+    members = [
+        member(1.0, calls=["execution"]),
+        member(0.0, calls=["timeout", "execution"]),
+        member(1.0, calls=["execution", None]),
+        member(1.0),
+    ]
+    are(rewards(before, *members), 0.9, -0.1, 1.0, 1.0)
+    are(rewards(after, *members), 0.6, -0.4, 1.0, 1.0)
+
+
 # --- process rewards and other judges of an answer ------------------------------------------------------
 
 
@@ -455,6 +468,47 @@ def prompts_that_reasoning_moves(lab: Any, before: RunConfig, after: RunConfig) 
         kept[name] = verdicts[str(Keep())] / 300
     assert kept["before"] == 1
     assert kept["after"] == pytest.approx(0.1, abs=0.05)
+
+
+class Replies:
+    """A judge that gives its replies in turn, for ever."""
+
+    def __init__(self, *replies: str) -> None:
+        self._replies = cycle(replies)
+
+    async def grade(self, prompt: str) -> str:
+        return next(self._replies)
+
+
+JUDGED = "{name: capo_judge, critiques: 4, vote: union}"
+
+
+@turned(
+    "capo",
+    f"algo.rewards=[{JUDGED}]",
+    "algo.shapers=[{name: capo_tokens, outcome: 2, penalty: 0.5}]",
+)
+def tokens_of_wrong_steps_pay(lab: Any, before: RunConfig, after: RunConfig) -> None:
+    """All four critiques name step 1; step 0 is named once: only a union takes it for wrong."""
+    steps = [tokenizer().encode(text) for text in ("one\n\n", "two\n\n", "three")]
+    ids = [token for step in steps for token in step]
+    for config, cost in ((before, [0.0, 1.0, 0.0]), (after, [0.5, 0.5, 0.0])):
+        judge = Replies("[0, 1]", "[1]", "[1]", "[1]")
+        one = shaped(config, group(member(1.0, ids=ids), member(0.0, ids=ids)), judge=judge)
+        assert one.token_rewards is not None
+        paid = [c for step, c in zip(steps, cost, strict=True) for _ in step]
+        for trajectory, per_token, outcome in zip(
+            one.trajectories, one.token_rewards, (2.0, 0.0), strict=True
+        ):
+            assert trajectory.reward == outcome
+            are(per_token[2:], *(-c for c in paid))
+
+
+@turned("rlmt", "algo.rewards=[{name: judge, aspect: answer, top: 20}]")
+def a_grade_of_the_answer_alone(lab: Any, before: RunConfig, after: RunConfig) -> None:
+    members = [member(1.0), member(0.0, turns=("<think>never closed",))]
+    are(rewards(before, *members, judge=Replies("<score>7</score>")), 0.7, 0.0)
+    are(rewards(after, *members, judge=Replies("<score>7</score>")), 0.35, 0.0)
 
 
 # --- which groups train -------------------------------------------------------------------------------
