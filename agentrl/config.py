@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from agentrl.errors import UserError
 from agentrl.explained import explained
@@ -138,6 +138,12 @@ class OffPolicyConfig(Node):
     )
     """Rule -> [low, high]: what lies outside is not trained; k1 bounds the ratio itself, such as
     `{sequence_mean_k1: [0.99, 1.01], sequence_max_k1: [1.0e-4, null]}`."""
+
+    @field_validator("level", mode="before")
+    @classmethod
+    def _bare_off(cls, value: object) -> object:
+        """YAML reads a bare `off` as False."""
+        return "off" if value is False else value
 
 
 Aggregate = Literal[

@@ -207,12 +207,12 @@ class Lab:
     def batch(self, config: RunConfig, **given: Any) -> Batch:
         """The batch with everybody's logprobs and values.
 
-        The learner's differ from the engine's by up to a factor of 2.7 a token; the first row's do
-        not change in the update.
+        The learner's differ from the engine's by factors of 0.45 to 1.9, except in rows 1 and 4.
         """
         batch = make_batch(self.shaped(config, **given), pad_id=0)
         off = batch.behaviour_logprobs
         gap = patterned(batch, (0.0, 0.05, -0.1, 0.02, 0.0, -0.03, 1.0 / 1.6, -0.8), 3)
+        gap[1] = gap[4] = 0
         old = (off + gap).clamp(max=-0.01) * batch.mask
         return replace(
             batch,
@@ -223,7 +223,7 @@ class Lab:
         )
 
     def now(self, batch: Batch) -> Tensor:
-        """[B, T] logprobs in the middle of an update: ratios from 0.55 to 12."""
+        """[B, T] logprobs in the middle of an update: ratios from 0.55 to 12, 1 in the first row."""
         assert batch.old_logprobs is not None
         drift = patterned(batch, (0.22, -0.6, 0.1, -0.1, 0.3, -0.3, 0.6, 2.5, 0.0, -0.05, 1.8), 4)
         drift[0] = 0
