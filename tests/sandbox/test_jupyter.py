@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import os
 import resource
@@ -238,6 +239,31 @@ async def test_reset_and_fresh_kernels(pool: JupyterPool, box: Sandbox) -> None:
     await box.reset()
     code = "import os\n'x' in globals(), os.listdir()"
     assert (await box.run(code, timeout_s=20)).value == "(False, [])"
+
+
+FILES_EVERYWHERE = """
+import os
+made = {}
+for folder, _, _ in os.walk("/"):
+    try:
+        for n in range(20_000):
+            open(f"{folder}/{n}", "x").close()
+            made[folder] = n + 1
+    except OSError:
+        pass
+made
+"""
+
+
+async def test_no_folder_takes_any_number_of_files(pool: JupyterPool, box: Sandbox) -> None:
+    """Each empty file costs the machine a kilobyte that no size limit counts."""
+    if pool.isolation == "none":
+        pytest.skip("nothing bounds it without bubblewrap")
+    result = await box.run(FILES_EVERYWHERE, timeout_s=60)
+    made = ast.literal_eval(result.value or "")
+    assert 0 < made.pop("/box") < 16_384
+    assert all(folder.startswith("/var/ipython") for folder in made), made
+    assert sum(made.values()) < 256
 
 
 async def test_nothing_comes_in_or_is_left(pool: JupyterPool, box: Sandbox) -> None:

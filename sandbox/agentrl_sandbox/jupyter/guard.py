@@ -19,6 +19,7 @@ from agentrl_sandbox.jupyter import fence
 _NOSUID_NODEV_NOEXEC = 2 | 4 | 8
 INODES = 16_384
 """Files and folders that a work folder may hold."""
+_SCRATCH_MB, _SCRATCH_INODES = 4, 256
 
 
 class Order(TypedDict):
@@ -26,12 +27,14 @@ class Order(TypedDict):
 
     connection_file: str
     work: str
+    scratch: str
+    """Where IPython keeps its profile."""
     disk_mb: int
     open_files: int
     report: int
     """Descriptor of the pipe for the report."""
     fenced: bool
-    """Whether we live in a file tree and a network of our own: then the work folder is mounted
+    """Whether we live in a file tree and a network of our own: then folders are mounted
     and system calls are filtered."""
 
 
@@ -95,9 +98,8 @@ def _settle(order: Order) -> None:
     """Work folder, limits, and for good without capabilities."""
     work = order["work"]
     if order["fenced"]:
-        me = f"uid={os.geteuid()},gid={os.getegid()}"
-        options = f"size={order['disk_mb']}m,nr_inodes={INODES},mode=700,{me}"
-        kernel.mount("tmpfs", work, "tmpfs", _NOSUID_NODEV_NOEXEC, options)
+        _mount(work, order["disk_mb"], INODES)
+        _mount(order["scratch"], _SCRATCH_MB, _SCRATCH_INODES)
         privileges.drop_capabilities()
     os.chdir(work)
     # The address space is limited from outside, once it is known what an idle kernel takes.
@@ -108,6 +110,12 @@ def _settle(order: Order) -> None:
         processes=None,
         strict=order["fenced"],
     )
+
+
+def _mount(folder: str, size_mb: int, inodes: int) -> None:
+    owner = f"uid={os.geteuid()},gid={os.getegid()}"
+    options = f"size={size_mb}m,nr_inodes={inodes},mode=700,{owner}"
+    kernel.mount("tmpfs", folder, "tmpfs", _NOSUID_NODEV_NOEXEC, options)
 
 
 def pack(message: object) -> bytes:

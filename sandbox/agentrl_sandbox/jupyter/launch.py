@@ -30,7 +30,6 @@ module.main()
 _SOURCES = "/opt/agentrl"
 _WORK = "/box"
 _SCRATCH = "/var/ipython"
-_SCRATCH_BYTES = 4 << 20
 _INNER_USER = "1000"
 _OWN_FILES = 64
 """Descriptors that a kernel needs for itself."""
@@ -182,11 +181,11 @@ def bubbled(
         command += ["--symlink", _WORK, "/tmp"]
     command += [
         "--dir", _WORK,
-        "--perms", "0700", "--size", str(_SCRATCH_BYTES), "--tmpfs", _SCRATCH,
+        "--dir", _SCRATCH,
         "--bind", folder, folder,
         "--remount-ro", "/", "--chdir", _WORK, "--",
     ]  # fmt: skip
-    order = _order(lodging, _WORK, limits, report, fenced=True)
+    order = _order(lodging, (_WORK, _SCRATCH), limits, report, fenced=True)
     command += [
         survey["python"],
         "-B",
@@ -208,7 +207,7 @@ def bare(survey: Survey, lodging: Lodging, report: int, *, limits: SandboxLimits
     scratch = os.path.join(lodging.folder, "ipython")
     for path in (work, scratch):
         os.mkdir(path, 0o700)
-    order = _order(lodging, work, limits, report, fenced=False)
+    order = _order(lodging, (work, scratch), limits, report, fenced=False)
     command = [
         survey["python"], "-B", "-s", "-P", "-c", _BOOT, _home(), "guard", json.dumps(order),
     ]  # fmt: skip
@@ -216,11 +215,17 @@ def bare(survey: Survey, lodging: Lodging, report: int, *, limits: SandboxLimits
 
 
 def _order(
-    lodging: Lodging, work: str, limits: SandboxLimits, report: int, *, fenced: bool
+    lodging: Lodging,
+    folders: tuple[str, str],
+    limits: SandboxLimits,
+    report: int,
+    *,
+    fenced: bool,
 ) -> Order:
     return {
         "connection_file": lodging.connection_file,
-        "work": work,
+        "work": folders[0],
+        "scratch": folders[1],
         "disk_mb": limits.disk_mb,
         "open_files": limits.open_files + _OWN_FILES,
         "report": report,
