@@ -50,7 +50,7 @@ async def test_sides_take_turns():
 def test_comparisons_are_chosen_by_part_of_their_name():
     assert chosen(["docker exec"]) == ["throughput / docker exec", "docker back end / docker exec"]
     assert len(chosen([])) == len(GATES) + 1
-    with pytest.raises(UserError, match="no comparison 'throughput / dcker run'.*did you mean"):
+    with pytest.raises(UserError, match=r"no comparison 'throughput / dcker run'.*did you mean"):
         chosen(["throughput / dcker run"])
 
 
@@ -75,7 +75,8 @@ def test_the_census_sees_what_we_hold():
     before = census()
     with open(os.devnull) as first, open(os.devnull) as second:
         assert census().descriptors == before.descriptors + 2
-        assert not first.closed and not second.closed
+        assert not first.closed
+        assert not second.closed
     assert before.processes == len(descendants(os.getpid())) + 1
     assert before.mounts > 0
 

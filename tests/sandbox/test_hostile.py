@@ -15,7 +15,7 @@ import shutil
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import pytest
 
@@ -38,6 +38,9 @@ LIMITS = SandboxLimits(memory_mb=256, disk_mb=16, output_bytes=20_000, open_file
 AT_ONCE = 8
 
 
+Often = Literal["all", "hostile", "nothing"]
+
+
 class Stand(NamedTuple):
     """One pool to judge."""
 
@@ -48,8 +51,8 @@ class Stand(NamedTuple):
     """A pool that is not open yet, and what it needs around it."""
     missing: str = ""
     """Why it cannot run here."""
-    thorough: bool = False
-    """Whether the harmless cases run on every change too, else only with `-m slow`."""
+    often: Often = "hostile"
+    """What runs on every change; the rest only with `-m slow`."""
 
 
 def _alone(
@@ -63,11 +66,11 @@ def _lacking(level: IsolationLevel) -> str:
     return probe().why_not(level) if LEVELS.index(probe().level) < LEVELS.index(level) else ""
 
 
-def _local(level: IsolationLevel, *, thorough: bool = False) -> Stand:
+def _local(level: IsolationLevel, often: Often) -> Stand:
     def make() -> SandboxPool:
         return LocalPool(limits=LIMITS, min_isolation=level, max_isolation=level)
 
-    return Stand("local", level, _alone(make), _lacking(level), thorough)
+    return Stand("local", level, _alone(make), _lacking(level), often)
 
 
 @asynccontextmanager
@@ -108,14 +111,13 @@ async def _remote(_: pytest.FixtureRequest) -> AsyncIterator[SandboxPool]:
 
 
 STANDS = (
-    _local("strong", thorough=True),
-    _local("standard", thorough=probe().level == "standard"),
-    _local("lite", thorough=True),
-    _local("minimal"),
-    Stand("none", "none", _alone(lambda: UnsafePool(limits=LIMITS))),
+    *(_local(level, "all" if level == probe().level else "hostile") for level in LEVELS[:0:-1]),
+    Stand("none", "none", _alone(lambda: UnsafePool(limits=LIMITS)), often="nothing"),
     Stand("docker", "lite", _docker),
-    Stand("jupyter", "standard", _jupyter, "" if shutil.which("bwrap") else "no bubblewrap"),
     Stand("remote", "standard", _remote, _lacking("standard")),
+    Stand(
+        "jupyter", "standard", _jupyter, "" if shutil.which("bwrap") else "no bubblewrap", "nothing"
+    ),
 )
 """What is judged; a new back end is one line."""
 
@@ -131,7 +133,9 @@ def _cells() -> list[object]:
 
 
 def _is_slow(stand: Stand, case: Case) -> bool:
-    return case.slow or (case.danger == "harmless" and not stand.thorough)
+    if stand.often == "nothing" or case.slow:
+        return True
+    return case.danger == "harmless" and stand.often == "hostile"
 
 
 def _selected(session: pytest.Session, stand: Stand) -> list[Case]:
