@@ -31,9 +31,8 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="kernels are watched through /proc"),
 ]
 LIMITS = SandboxLimits(memory_mb=256, disk_mb=16, output_bytes=20_000)
-BUBBLED = pytest.param(
-    "standard", marks=pytest.mark.skipif(shutil.which("bwrap") is None, reason="no bubblewrap")
-)
+HERE: IsolationLevel = "standard" if shutil.which("bwrap") else "none"
+fenced = pytest.mark.skipif(HERE == "none", reason="no bubblewrap")
 
 
 def folders(pid: int | None = None) -> set[str]:
@@ -47,14 +46,14 @@ def make(level: IsolationLevel, **options: int) -> JupyterPool:
     return JupyterPool(limits=LIMITS, min_isolation=level, max_isolation=level, **options)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=[BUBBLED, "none"])
-async def pool(request: pytest.FixtureRequest) -> AsyncIterator[JupyterPool]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def pool() -> AsyncIterator[JupyterPool]:
     """An open pool, made while the environment holds a secret."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AGENTRL_TEST_SECRET", "s3cret-of-the-parent")
-        pool = make(request.param)
+        pool = make(HERE)
         await pool.open()
-    assert pool.isolation == request.param
+    assert pool.isolation == HERE
     yield pool
     await pool.close()
     assert folders() == set()
@@ -160,6 +159,28 @@ async def test_deadline(box: Sandbox) -> None:
     assert "NameError" in ((await box.run("x", timeout_s=20)).error or "")
 
 
+async def test_without_bubblewrap() -> None:
+    """The same kernels, and nothing of them is left."""
+    pool = make("none", spares=0)
+    await pool.open()
+    try:
+        session = await pool.acquire()
+        result = await session.run(
+            "open('note', 'w').write('x')\nimport os\nos.listdir()", timeout_s=20
+        )
+        assert (result.value, result.isolation) == ("['note']", "none")
+        filled = await session.run(
+            "while True: open('big', 'ab').write(b'x' * 2**20)", timeout_s=60
+        )
+        assert filled.status in ("output_limit", "error")
+        assert (await session.run("os._exit(4)", timeout_s=20)).state_lost or filled.state_lost
+        assert (await session.run("1", timeout_s=20)).value == "1"
+    finally:
+        await pool.close()
+    with pytest.raises(SandboxError, match="not open"):
+        await pool.acquire()
+
+
 async def test_processor_time_is_bounded() -> None:
     limits = SandboxLimits(memory_mb=256, cpu_s=0.3)
     pool = JupyterPool(limits=limits, min_isolation="none", max_isolation="none", spares=0)
@@ -255,10 +276,9 @@ made
 """
 
 
-async def test_no_folder_takes_any_number_of_files(pool: JupyterPool, box: Sandbox) -> None:
+@fenced
+async def test_no_folder_takes_any_number_of_files(box: Sandbox) -> None:
     """Each empty file costs the machine a kilobyte that no size limit counts."""
-    if pool.isolation == "none":
-        pytest.skip("nothing bounds it without bubblewrap")
     result = await box.run(FILES_EVERYWHERE, timeout_s=60)
     made = ast.literal_eval(result.value or "")
     assert 0 < made.pop("/box") < 16_384
@@ -266,11 +286,10 @@ async def test_no_folder_takes_any_number_of_files(pool: JupyterPool, box: Sandb
     assert sum(made.values()) < 256
 
 
+@fenced
 async def test_nothing_comes_in_or_is_left(pool: JupyterPool, box: Sandbox) -> None:
     text = "import os\nstr(dict(os.environ))"
     assert "s3cret" not in ((await box.run(text, timeout_s=20)).value or "s3cret")
-    if pool.isolation == "none":
-        return
     # Of a kernel that stands not even the sockets are left: only spares still have folders.
     assert len(folders()) <= pool.statistics().spares
     found = await box.run("os.path.exists('/proc/1'), os.path.exists('/etc/passwd')", timeout_s=20)
@@ -342,10 +361,11 @@ asyncio.run(main())
 """
 
 
-async def test_parent_killed(pool: JupyterPool) -> None:
+@pytest.mark.parametrize("level", sorted({HERE, "none"}))
+async def test_parent_killed(level: str) -> None:
     """`kill -9` of the process that opened the pool takes kernels and spares with it."""
     with subprocess.Popen(  # noqa: ASYNC220
-        [sys.executable, "-c", PARENT, pool.isolation], stdout=subprocess.PIPE
+        [sys.executable, "-c", PARENT, level], stdout=subprocess.PIPE
     ) as parent:
         assert parent.stdout is not None
         pid = int(await asyncio.to_thread(parent.stdout.readline))
