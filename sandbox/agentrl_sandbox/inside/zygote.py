@@ -21,7 +21,7 @@ import socket
 import types
 from dataclasses import dataclass
 
-from agentrl_sandbox.inside import kernel, life, news, privileges
+from agentrl_sandbox.inside import kernel, life, news, pages, privileges
 from agentrl_sandbox.inside.family import Birth, Family, Judge, Order
 from agentrl_sandbox.inside.housing import Housing
 from agentrl_sandbox.inside.plan import Plan
@@ -63,6 +63,10 @@ class Zygote:
         if kernel.LINUX and len(os.listdir("/proc/self/task")) != 1:
             raise RuntimeError("the warm interpreter started threads and cannot fork safely")
         self._memory_mb = privileges.address_space_mb()
+        if kernel.LINUX:
+            # While there is a /proc to read from.
+            gc.collect()
+            pages.gather()
         self._housing.prepare()
         if self._plan.filtered:
             proc = self._housing.proc
