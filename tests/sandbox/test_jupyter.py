@@ -8,6 +8,7 @@ import os
 import resource
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ import pytest_asyncio
 from agentrl.errors import SandboxError, SandboxUnavailable, UserError
 from agentrl.sandbox import IsolationLevel, Sandbox, SandboxLimits, SandboxPool
 from agentrl_sandbox.inside import kernel as system
-from agentrl_sandbox.jupyter import launch
+from agentrl_sandbox.jupyter import fence, launch
 from agentrl_sandbox.jupyter.pool import JupyterPool
 
 pytest.importorskip("jupyter_client")
@@ -430,3 +431,45 @@ async def test_only_socket_files_pass_the_filter() -> None:
     if system.ARCH not in ("x86_64", "aarch64"):
         pytest.skip(f"no system call table for {system.ARCH}")
     assert await asyncio.to_thread(_sockets_that_open) == ["1"]
+
+
+FALL_THROUGH = 0xFFFF
+
+
+def answered(program: bytes, arch: int, number: int, *arguments: int) -> int:
+    """What a filter answers, by interpreting its loads, comparisons and returns."""
+    data = struct.pack("=IIQ6Q", number, arch, 0, *arguments, *[0] * (6 - len(arguments)))
+    program += struct.pack("=HBBI", 0x06, 0, 0, FALL_THROUGH)
+    position, value = 0, 0
+    while True:
+        operation, yes, no, operand = struct.unpack_from("=HBBI", program, 8 * position)
+        position += 1
+        if operation == 0x06:
+            return operand
+        if operation == 0x20:
+            (value,) = struct.unpack_from("=I", data, operand)
+        else:
+            assert operation == 0x15
+            position += yes if value == operand else no
+
+
+@pytest.mark.parametrize(
+    ("machine", "arch", "socket", "connect", "schedule"),
+    [("x86_64", 0xC000003E, 41, 42, 144), ("aarch64", 0xC00000B7, 198, 203, 119)],
+)
+async def test_filter_of_every_machine(
+    machine: str, arch: int, socket: int, connect: int, schedule: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Socket files pass, netlink gets EOPNOTSUPP (95), others EPERM (1); all else is left to the
+    filter that follows, and so is every call of another machine type."""
+    monkeypatch.setattr(system, "ARCH", machine)
+    program = fence._sockets()
+    allowed, refused = 0x7FFF0000, 0x00050000
+    found = [answered(program, arch, socket, family) for family in (1, 2, 10, 16, 40)]
+    assert found == [allowed, refused | 1, refused | 1, refused | 95, refused | 1]
+    assert answered(program, arch, connect, 3) == allowed
+    assert answered(program, arch, schedule, 77, 0) == refused  # success, and nothing done
+    assert answered(program, arch, schedule, 77, 1) == FALL_THROUGH
+    assert answered(program, arch, 0) == FALL_THROUGH
+    assert answered(program, 0x40000003, socket, 1) == FALL_THROUGH
