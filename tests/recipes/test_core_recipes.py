@@ -540,8 +540,8 @@ def first_reset(lab: Any, config: RunConfig) -> int:
 
 @turned("prorl", "algo.schedules=[{name: reference_reset, patience: 8, optimizer: true}]")
 def prorl_resets_where_validation_stalls(lab: Any, before: RunConfig, after: RunConfig) -> None:
-    """The best is from step 1; steps 5 and 9 are the first evaluations 4 and 8 steps later."""
-    assert (first_reset(lab, before), first_reset(lab, after)) == (6, 10)
+    """The best is from step 1; steps 3 and 9 are the first evaluations 2 and 8 steps later."""
+    assert (first_reset(lab, before), first_reset(lab, after)) == (4, 10)
 
 
 @turned("prorl", "algo.loss.high=0.2")
@@ -583,7 +583,7 @@ def recap_weighs_by_convergence(lab: Any, before: RunConfig, after: RunConfig) -
 
 @turned("relift", "algo.demos.queue=3")
 def relift_shows_what_nobody_solved(lab: Any, before: RunConfig, after: RunConfig) -> None:
-    """Three unsolved tasks wait: fewer than 8, enough for 3."""
+    """Three unsolved tasks wait: fewer than 4, enough for 3."""
     wrong = {name: [replace(m, env=0) for m in lab.members[name]] for name in "abc"}
     groups = lab.groups(wrong)
     assert lab.verdicts(before, groups=groups) == [Divert("sft", "failed_all")] * 3
