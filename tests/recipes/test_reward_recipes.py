@@ -643,10 +643,10 @@ def first_what_is_nearly_solved(lab: Any, before: RunConfig, after: RunConfig) -
     assert passing(after, 8) == {0, 1, 2}
 
 
-@turned("orz_hard", "data.source.below=0.5")
+@turned("orz_hard", "data.source.below=0.25")
 def hard_prompts_at_the_end(lab: Any, before: RunConfig, after: RunConfig) -> None:
-    assert passing(before, 4) == {0, 1}
-    assert passing(after, 4) == {0, 1, 2, 3}
+    assert passing(before, 4) == {0, 1, 2, 3}
+    assert passing(after, 4) == {0, 1}
     assert patch(before, 3).lr is None
     are([patch(before, s).lr or 0.0 for s in (4, 9, 14, 15)], 2e-4, 1.3e-4, 6e-5, 6e-5)
 
