@@ -57,6 +57,7 @@ class PassRate:
         only: tuple[Difficulty, ...] | None = None,
         bands: tuple[Band, ...] | None = None,
         unmeasured: bool = False,
+        until: int | None = None,
         component: str = "env",
         above: float = 0.5,
     ) -> None:
@@ -72,6 +73,8 @@ class PassRate:
             bands: how often tasks come by pass rate; above the last band they do not come. Needs
                 `rates` and tasks of a file.
             unmeasured: with `rates`, whether tasks it does not mention are drawn.
+            until: first step whose accuracies no longer count, so that a model that learns does not
+                run out of tasks; None follows the run to its end.
             component: the reward that says whether a trajectory is correct.
             above: it is when that is above this bar.
 
@@ -85,6 +88,7 @@ class PassRate:
         self._rates = Rates(rates, Bar(component, above))
         self._low, self._high, self._open, self._only = low, high, open, only
         self._unmeasured = unmeasured or rates is None
+        self._until = until
         self._stream = stream if bands is None else self._banded(stream, bands, rates)
         self._cursor = Cursor(self._stream)
 
@@ -119,7 +123,8 @@ class PassRate:
 
     def observe(self, groups: Sequence[Group], ctx: Ctx) -> None:
         """Measure the tasks, when there is no file to read it from."""
-        self._rates.observe(groups)
+        if self._until is None or ctx.step < self._until:
+            self._rates.observe(groups)
 
     def state(self) -> Mapping[str, JsonValue]:
         """The place, and the rates measured."""

@@ -332,6 +332,15 @@ def test_pass_rates_are_measured_on_the_way() -> None:
         source.next(1, ctx(2))
 
 
+def test_pass_rates_may_be_settled_at_a_step() -> None:
+    """Afterwards a task that is always solved by now still comes."""
+    source = PassRate(stream=FileStream(TASKS[:3], 0, shuffle=False), until=1)
+    tasks = source.next(3, ctx(0))
+    source.observe([group(tasks[0], 1.0, 1.0), group(tasks[2], 1.0, 0.0)], ctx(0))
+    source.observe([group(t, 1.0, 1.0) for t in tasks], ctx(1))
+    assert ids(source.next(4, ctx(2))) == ["t01", "t02", "t01", "t02"]
+
+
 def test_bands_repeat_tasks_within_an_epoch(tmp_path: Path) -> None:
     """OREAL's x6, x4, x4, x2 by fifths: rates .25, .5 and .75 come 4, 4 and 2 times."""
     bands = (Band(0.2, 6), Band(0.4, 4), Band(0.6, 4), Band(0.8, 2))
