@@ -303,6 +303,23 @@ def oreal_damps_failures(lab: Any, before: RunConfig, after: RunConfig) -> None:
     close(lab.slopes(before).logprobs, cloned + 0.5 * slope + kl)
 
 
+@turned("otc_grpo", "algo.shapers=[{name: otc, form: ppo}]")
+def otc_prefers_the_least_calls(lab: Any, before: RunConfig, after: RunConfig) -> None:
+    """Right with 1, 2 and 3 calls, wrong with none: sin(f pi / 2), f = 2m / (m + 1); the PPO form
+    knows no minimum, cos(m pi / (2m + 1))."""
+    right = lab.members["a"][0]
+    tried = [replace(right, turns=(1,) * (m + 1)) for m in (1, 2, 3)]
+    members = {"a": [*tried, replace(right, env=0, turns=(1,))]}
+    close(
+        lab.rewards(before, groups=lab.groups(members)),
+        torch.tensor([1, math.sin(2 * math.pi / 3), math.sin(3 * math.pi / 4), 0]),
+    )
+    close(
+        lab.rewards(after, groups=lab.groups(members)),
+        torch.tensor([math.cos(m * math.pi / (2 * m + 1)) for m in (1, 2, 3)] + [0.0]),
+    )
+
+
 # --- surrogates -------------------------------------------------------------------------------------
 
 
@@ -694,6 +711,7 @@ CORE = frozenset(
         ),
         *("gppo", "klear", "oreal", "prorl", "t1", "recap", "kdrl", "redi", "dpo", "echo", "tea"),
         *("relift", "entropy_floor", "adaptive_entropy", "ssb", "tis", "icepop", "rejection"),
+        "otc_grpo",
     )
 )
 
