@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from pydantic import TypeAdapter
 
+from agentrl.cli.exits import sole_cause
 from agentrl.cli.words import json_option, words_argument
 from agentrl.errors import SetupError, UserError
 
@@ -129,12 +130,15 @@ async def _sandbox(config: RunConfig, *, as_json: bool) -> Sequence[CheckResult]
 
     given = config.sandbox.given.get("limits")
     limits = TypeAdapter(SandboxLimits).validate_python({} if given is None else given)
-    return await check_sandbox(
-        maker("sandbox", config.sandbox),
-        name=config.sandbox.name,
-        limits=limits,
-        told=lambda result: _show(result, as_json),
-    )
+    try:
+        return await check_sandbox(
+            maker("sandbox", config.sandbox),
+            name=config.sandbox.name,
+            limits=limits,
+            told=lambda result: _show(result, as_json),
+        )
+    except ExceptionGroup as group:
+        raise sole_cause(group) from None  # such as a closed pipe while results are shown
 
 
 async def _engine(config: RunConfig) -> Sequence[CheckResult]:

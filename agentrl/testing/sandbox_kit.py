@@ -10,9 +10,11 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
+from agentrl.env import Forkable
 from agentrl.sandbox import (
     LEVELS,
     ExecResult,
+    Interruptible,
     OneShot,
     Sandbox,
     SandboxLimits,
@@ -69,7 +71,7 @@ def as_check(result: CaseResult) -> CheckResult:
 def pool_checks(pool: SandboxPool) -> list[Check]:
     """What an open pool promises beside how it runs code."""
     bodies = [_isolation, _separate, _ended, _together, _twice, _counted]
-    checks = [promise(body, pool) for body in bodies]
+    checks = [promise(body, pool) for body in (*bodies, _interrupted, _forked)]
     if isinstance(pool, OneShot):
         checks += [promise(body, pool) for body in (_once, _once_fails, _once_stuck)]
     return checks
@@ -142,6 +144,51 @@ async def _counted(pool: SandboxPool) -> None:
     expect(during.open_sessions == before.open_sessions + 1, "an open session is not counted")
     expect(after.open_sessions == before.open_sessions, "a closed session is still counted")
     expect(after.runs == before.runs + 1, f"{after.runs - before.runs} runs counted for one")
+
+
+async def _interrupted(pool: SandboxPool) -> str | None:
+    """Code can be interrupted from outside, and the session lives on."""
+    async with leased(pool) as sandbox:
+        if not isinstance(sandbox, Interruptible):
+            return "not offered"
+        await sandbox.interrupt()
+        await sandbox.run("x = 41", timeout_s=LONG_S)
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(sandbox.run("while True: pass", timeout_s=LONG_S))
+            await asyncio.sleep(0.5)
+            await sandbox.interrupt()
+        after = await sandbox.run("x + 1", timeout_s=LONG_S)
+    found = running.result()
+    expect(found.status == "error", f"status {found.status}")
+    expect((found.error or "").startswith("KeyboardInterrupt"), f"error {found.error!r}")
+    expect(after.value == "42", f"then x + 1 gave {after.value!r}")
+    return None
+
+
+async def _forked(pool: SandboxPool) -> str | None:
+    """Copies of a session go on from its state, each on its own."""
+    async with leased(pool) as sandbox:
+        if not isinstance(sandbox, Forkable):
+            return "not offered"
+        begin = "import random\nx = [41]\nopen('f', 'w').write('kept')"
+        await sandbox.run(begin, timeout_s=LONG_S)
+        copies: list[Sandbox] = list(await sandbox.fork(2))
+        try:
+            code = "x.append(1)\n(len(x), open('f').read())"
+            found = [await copy.run(code, timeout_s=LONG_S) for copy in copies]
+            mine = await sandbox.run("x", timeout_s=LONG_S)
+            drawn = [await copy.run("random.random()", timeout_s=LONG_S) for copy in copies]
+            await sandbox.close()
+            after = [await copy.run("len(x)", timeout_s=LONG_S) for copy in copies]
+        finally:
+            for copy in copies:
+                await copy.close()
+    told = [result.value for result in found]
+    expect(told == ["(2, 'kept')"] * 2, f"the copies gave {told}")
+    expect(mine.value == "[41]", f"a copy's change shows in the original: {mine.value}")
+    expect(drawn[0].value != drawn[1].value, "the copies draw the same random numbers")
+    expect([r.value for r in after] == ["2", "2"], "the copies ended with the original")
+    return None
 
 
 async def _once(pool: OneShot) -> None:

@@ -130,6 +130,8 @@ def portable_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.copytree(root / "sandbox", home / "sandbox", ignore=skip)
     testing = home / "agentrl" / "testing"  # of the kits only the one that needs no libraries
     shutil.copytree(root / "agentrl" / "testing" / "sandbox_cases", testing / "sandbox_cases")
+    for name in ("result.py", "sandbox_kit.py"):
+        shutil.copy(root / "agentrl" / "testing" / name, testing)
     (testing / "__init__.py").touch()
     (home / "tests").mkdir()
     shutil.copytree(root / "tests" / "sandbox", home / "tests" / "sandbox", ignore=skip)

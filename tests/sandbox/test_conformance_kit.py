@@ -7,12 +7,24 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import click
 import pytest
 
+from agentrl.cli.check import _line, _sum
 from agentrl.errors import SandboxError
 from agentrl.sandbox import ExecResult, SandboxLimits
 from agentrl.testing import FakePool
-from agentrl.testing.sandbox_cases import CASES, Case, Cell, Leak, Seen, Step, run_case, run_cases
+from agentrl.testing.sandbox_cases import (
+    CASES,
+    Case,
+    CaseResult,
+    Cell,
+    Leak,
+    Seen,
+    Step,
+    run_case,
+    run_cases,
+)
 from agentrl.testing.sandbox_cases.stage import PLANTED, Stage, planted_secret
 from agentrl.testing.sandbox_cases.verdicts import (
     ends,
@@ -22,6 +34,7 @@ from agentrl.testing.sandbox_cases.verdicts import (
     secret_kept,
     untouched,
 )
+from agentrl.testing.sandbox_kit import as_check, pool_checks
 
 LITE = Cell("local", "lite", "root")
 LIMITS = SandboxLimits()
@@ -161,6 +174,31 @@ def test_a_secret_is_planted_and_taken_away():
         with Stage() as stage:
             assert secret in stage.secrets
     assert PLANTED not in os.environ
+
+
+def test_the_report_tells_leaks_and_skips_apart():
+    results = [
+        as_check(CaseResult(case(name=outcome), outcome, "why"))
+        for outcome in ("held", "failed", "known leak", "leaks no more", "skipped")
+    ]
+    assert [(r.name, r.ok, r.kind) for r in results] == [
+        ("held", True, "check"), ("failed", False, "check"), ("known leak", True, "known leak"),
+        ("leaks no more", False, "check"), ("skipped", True, "skipped"),
+    ]  # fmt: skip
+    lines = [click.unstyle(_line(result)) for result in results]
+    assert [line.split()[0] for line in lines] == ["ok", "FAIL", "leak", "FAIL", "skip"]
+    assert lines[2] == "leak  known leak  (why)"
+    assert _sum(results) == "1 of 5 checks hold, 1 known leak, 1 skipped"
+
+
+async def test_pools_promise_what_their_sessions_offer():
+    """A fake that neither forks nor interrupts: both are told as not offered."""
+    found = {
+        check.name: await check.body()
+        for check in pool_checks(FakePool(lambda _: ""))
+        if check.name.startswith(("copies", "code can"))
+    }
+    assert list(found.values()) == ["not offered", "not offered"]
 
 
 def test_every_row_of_the_hostile_suite_has_a_case():

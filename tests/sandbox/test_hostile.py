@@ -20,6 +20,7 @@ from typing import Literal, NamedTuple
 import pytest
 
 from agentrl.sandbox import LEVELS, IsolationLevel, SandboxLimits, SandboxPool
+from agentrl.testing.result import CheckResult, failures, run_checks
 from agentrl.testing.sandbox_cases import (
     CASES,
     Case,
@@ -28,6 +29,7 @@ from agentrl.testing.sandbox_cases import (
     planted_secret,
     run_cases,
 )
+from agentrl.testing.sandbox_kit import pool_checks
 from agentrl_sandbox.local import LocalPool
 from agentrl_sandbox.none import UnsafePool
 from agentrl_sandbox.probe import probe
@@ -122,9 +124,13 @@ STANDS = (
 """What is judged; a new back end is one line."""
 
 
+def _place(stand: Stand) -> str:
+    return f"{stand.backend}-{stand.level}"
+
+
 def _cells() -> list[object]:
     return [
-        pytest.param(stand, case, id=f"{stand.backend}-{stand.level}-{case.id}",
+        pytest.param(stand, case, id=f"{_place(stand)}-{case.id}",
                      marks=[pytest.mark.slow] if _is_slow(stand, case) else [])
         for stand in STANDS
         for case in CASES
@@ -141,16 +147,34 @@ def _is_slow(stand: Stand, case: Case) -> bool:
 def _selected(session: pytest.Session, stand: Stand) -> list[Case]:
     """Cases of this stand that this session is going to ask for."""
     asked = [item.callspec.params for item in session.items if hasattr(item, "callspec")]
-    return [params["case"] for params in asked if params.get("stand") is stand]
+    return [p["case"] for p in asked if p.get("stand") is stand and "case" in p]
+
+
+class Judged(NamedTuple):
+    """What came of one stand."""
+
+    cases: dict[str, CaseResult]
+    promises: list[CheckResult]
+    """Of the pool itself."""
 
 
 @pytest.fixture(scope="module")
-def judged() -> dict[str, dict[str, CaseResult]]:
-    """What came of the cases, by stand and name; filled stand by stand."""
+def judged() -> dict[str, Judged]:
+    """By stand; filled stand by stand."""
     return {}
 
 
-async def _judge(stand: Stand, request: pytest.FixtureRequest) -> dict[str, CaseResult]:
+async def _judgement(
+    stand: Stand, judged: dict[str, Judged], request: pytest.FixtureRequest
+) -> Judged:
+    if stand.missing:
+        pytest.skip(f"{_place(stand)}: {stand.missing}")
+    if _place(stand) not in judged:
+        judged[_place(stand)] = await _judge(stand, request)
+    return judged[_place(stand)]
+
+
+async def _judge(stand: Stand, request: pytest.FixtureRequest) -> Judged:
     """Run a stand's selected cases side by side on one pool."""
     with planted_secret(), pytest.MonkeyPatch.context() as patch:
         if os.access("/dev/shm", os.W_OK):
@@ -161,27 +185,35 @@ async def _judge(stand: Stand, request: pytest.FixtureRequest) -> dict[str, Case
             try:
                 assert pool.isolation == stand.level
                 cell, cases = cell_of(pool, stand.backend), _selected(request.session, stand)
+                promises = await run_checks(pool_checks(pool))
                 results = await run_cases(pool, cases, cell, LIMITS, at_once=AT_ONCE)
             finally:
                 await pool.close()
-    return {result.case.name: result for result in results}
+    return Judged({result.case.name: result for result in results}, promises)
 
 
 @pytest.mark.parametrize(("stand", "case"), _cells())
 async def test_case(
-    stand: Stand,
-    case: Case,
-    judged: dict[str, dict[str, CaseResult]],
-    request: pytest.FixtureRequest,
+    stand: Stand, case: Case, judged: dict[str, Judged], request: pytest.FixtureRequest
 ) -> None:
-    if stand.missing:
-        pytest.skip(f"{stand.backend} {stand.level}: {stand.missing}")
-    place = f"{stand.backend}-{stand.level}"
-    if place not in judged:
-        judged[place] = await _judge(stand, request)
-    result = judged[place][case.name]
+    result = (await _judgement(stand, judged, request)).cases[case.name]
     if result.outcome == "skipped":
         pytest.skip(result.detail)
     if result.outcome == "known leak":
         pytest.xfail(result.detail)
     assert result.outcome == "held", result.detail
+
+
+@pytest.mark.parametrize(
+    "stand",
+    [
+        pytest.param(
+            stand, id=_place(stand), marks=[pytest.mark.slow] if stand.often == "nothing" else []
+        )
+        for stand in STANDS
+    ],
+)
+async def test_promises(
+    stand: Stand, judged: dict[str, Judged], request: pytest.FixtureRequest
+) -> None:
+    assert failures((await _judgement(stand, judged, request)).promises) == []
