@@ -22,6 +22,7 @@ from agentrl_sandbox.inside.listener import Question
 from agentrl_sandbox.inside.syscalls import NUMBERS
 
 _WINDOW_S = 10.0
+_LOOKS, _LOOK_S = 5, 0.002
 _QUESTIONS = 50_000
 """More questions than this within a window are an attack on the zygote's time."""
 
@@ -50,6 +51,11 @@ class Order:
     births: list[Birth]
     """Copies that have not yet shown themselves."""
 
+    @property
+    def unseen(self) -> bool:
+        """Whether a fork was allowed whose copy has not shown itself."""
+        return self.clones < len(self.births)
+
 
 @dataclass(slots=True)
 class Family:
@@ -70,16 +76,16 @@ class Family:
     _since: float = 0.0
     _questions: int = 0
 
-    def called_off(self, unseen: bool) -> None:
+    def called_off(self, barren: bool) -> None:
         """Forget an order; copies that have not shown themselves die, and with them the parent.
 
-        They are still in its process group, and nothing else tells them from it. `unseen`: there
-        may be such copies.
+        They are still in its process group, and nothing else tells them from it. `barren`: it is
+        certain that there are none and will be none.
         """
         order, self.order = self.order, None
         if order is None:
             return
-        if order.births and unseen:
+        if order.unseen and not barren:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(order.parent, signal.SIGKILL)
         for birth in order.births:
@@ -251,7 +257,21 @@ class Judge:
         if os.waitpid(pid, 0)[1]:
             raise OSError("a nested user namespace could not be mapped")
 
-    def strangers(self, known: Iterable[int]) -> bool:
+    def is_barren(self, order: Order, known: Iterable[int]) -> bool:
+        """Whether the forks that were allowed have failed, and none is under way any more.
+
+        The parent must be stopped for that: else it may be in the middle of one.
+        """
+        try:
+            for _ in range(_LOOKS):
+                if self._status(order.parent)["State"].startswith("T"):
+                    return not self._has_strangers(known)
+                time.sleep(_LOOK_S)
+        except OSError:
+            return False
+        return False
+
+    def _has_strangers(self, known: Iterable[int]) -> bool:
         """Whether this process has children beside those `known`; True when nobody can tell."""
         try:
             ours: set[str] = set()

@@ -245,8 +245,10 @@ class Zygote:
             os.close(fd)
 
     def _call_off(self, family: Family) -> None:
-        if family.order is not None and self._judge is not None:
-            family.called_off(self._judge.strangers(self._children))
+        order = family.order
+        if order is not None and self._judge is not None:
+            barren = not order.unseen or self._judge.is_barren(order, self._children)
+            family.called_off(barren)
 
     def _born(self, family: Family, birth: Birth, pid: int, pidfd: int) -> None:
         """Give a copy its work folder and tell the trusted side of it. Raises OSError."""
