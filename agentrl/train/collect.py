@@ -31,6 +31,9 @@ from agentrl.train import replay
 from agentrl.trajectory import Group, StopReason, Trajectory
 from agentrl.transcript import floats_array
 
+PATIENCE = 5
+"""Times `gate_rounds` that a step looks for its first group: a gate that lets none of a solved batch
+through must not end the run while some are left."""
 SCORE_S = 900.0
 """Deadline of one trajectory's scoring; longer than an episode's."""
 
@@ -79,8 +82,9 @@ async def collect(
 ) -> Collected:
     """Rollouts until `n_tasks` groups are kept or the rounds are used up.
 
-    `stored` groups fill up what the first round leaves open, before any further round. Raises
-    RunFailed when the world failed every trajectory of a round, or no group was kept.
+    `stored` groups fill up what the first round leaves open, before any further round. As long as
+    no group at all is kept, rounds go on, up to `PATIENCE` times as many. Raises RunFailed when the
+    world failed every trajectory of a round, or no group was kept.
     """
     kept: list[Group] = []
     diverted: dict[str, list[Group]] = {}
@@ -91,7 +95,7 @@ async def collect(
     dropped: dict[str, int] = {}
     drawn: Counter[str] = Counter()
     rounds = 0
-    while len(kept) < n_tasks and rounds < method.rounds:
+    while len(kept) < n_tasks and rounds < (method.rounds if kept else PATIENCE * method.rounds):
         rounds += 1
         tasks = method.source.next(n_tasks - len(kept), ctx)
         played = await play(tasks, method.plan, method.services, ctx, lambda _: None, drawn)

@@ -130,6 +130,15 @@ async def test_a_gate_keeps_drops_and_refills(hand: Any):
     assert len(found.everyone) == 6
 
 
+async def test_the_first_group_is_waited_for_longer_than_the_others(hand: Any):
+    """Two rounds of three are bounded away, but the run does not end for it: the sixth task is kept."""
+    plan = method(
+        hand, lambda i: (1.0, 0.0) if i >= 6 else (1.0, 1.0), gate=AccuracyBand(), rounds=2
+    )
+    found = await collect(plan, HistoryStore(), CTX, 3)
+    assert (len(found.kept), found.rounds, found.dropped) == (3, 3, {"easy": 6})
+
+
 async def test_rounds_are_bounded(hand: Any):
     plan = method(
         hand, lambda i: (1.0, 0.0) if i == 0 else (0.0, 0.0), gate=AccuracyBand(), rounds=2
@@ -150,7 +159,7 @@ async def test_weights_and_diversions(hand: Any):
 
 async def test_a_gate_that_drops_everything_ends_the_run(hand: Any):
     plan = method(hand, lambda i: (0.0, 0.0), gate=AccuracyBand(), rounds=2)
-    with pytest.raises(RunFailed, match=r"no group of 2 rounds was kept \(2 hard\)"):
+    with pytest.raises(RunFailed, match=r"no group of 10 rounds was kept \(10 hard\)"):
         await collect(plan, HistoryStore(), CTX, 1)
 
 
