@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import time
 from abc import ABC, abstractmethod
@@ -25,6 +26,7 @@ from agentrl_sandbox.size import Size
 from agentrl_sandbox.slots import Slots
 from agentrl_sandbox.spares import Spares
 
+_log = logging.getLogger("agentrl.sandbox")
 _READY_S = 20.0
 _REAP_S = 5.0
 _VALUE_SPARE = 64
@@ -75,7 +77,7 @@ class ForkPool(ABC):
             except BaseException:
                 await self._end_link(link)
                 raise
-        except (SandboxError, OSError) as error:
+        except SandboxError as error:
             raise SandboxUnavailable(
                 f"isolation level {level} cannot be set up: {error}"
             ) from error
@@ -111,9 +113,12 @@ class ForkPool(ABC):
         """A warm zygote, and a home for cgroups where the level has them."""
         if level != "strong":
             return await Link.start(self._plan(level), self._python)
-        places = cgroups.find()
-        places.sweep()
-        home = places.make_home(self._limits)
+        try:
+            places = cgroups.find()
+            places.sweep()
+            home = places.make_home(self._limits)
+        except OSError as error:
+            raise SandboxError(f"no cgroups can be made any more: {error}") from error
         try:
             link = await Link.start(self._plan(level, home.paths()), self._python)
         except BaseException:
@@ -275,6 +280,8 @@ class ForkPool(ABC):
         if keeper is not None:
             keeper.cancel()
             await asyncio.wait({keeper}, timeout=_LOOK_S)
+            if keeper.done() and not keeper.cancelled() and keeper.exception() is not None:
+                _log.error("the pool's background work had ended", exc_info=keeper.exception())
         async with asyncio.TaskGroup() as group:
             group.create_task(self._spares.close())
             for session in list(self._sessions):

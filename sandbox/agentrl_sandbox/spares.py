@@ -7,7 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 
-from agentrl.errors import SandboxError
+from agentrl.errors import SandboxError, UserError
 from agentrl_sandbox.child import Child
 
 _log = logging.getLogger("agentrl.sandbox")
@@ -60,7 +60,7 @@ class Spares:
                 try:
                     self._ready.append(await self._spawn())
                     pause_s = _BACKOFF_S[0]
-                except SandboxError as error:
+                except (SandboxError, UserError) as error:
                     # Whoever leases meanwhile meets the same error and can report it.
                     _log.warning("no spare interpreter could be made: %s", error)
                     await asyncio.sleep(pause_s)

@@ -149,7 +149,10 @@ async def test_a_home_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> No
         raise PermissionError("read-only now")
 
     monkeypatch.setattr(cgroups, "find", closed)
-    with pytest.raises(SandboxUnavailable, match="strong cannot be set up: read-only now"):
+    with pytest.raises(
+        SandboxUnavailable,
+        match="no cgroups can be made any more: read-only now",
+    ):
         await LocalPool(min_isolation="strong").open()
 
 
