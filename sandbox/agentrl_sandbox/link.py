@@ -20,8 +20,8 @@ from agentrl_sandbox.inside.news import Answer, Born, News
 from agentrl_sandbox.inside.plan import Plan
 from agentrl_sandbox.processes import Forked, Launched, Process
 
-_START_S = 60.0
-_FORK_S = 20.0
+_START_S = 180.0
+_FORK_S = 60.0
 _END_S = 15.0
 _HANDLES = 64
 _T = TypeVar("_T")

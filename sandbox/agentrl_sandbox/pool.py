@@ -27,7 +27,7 @@ from agentrl_sandbox.slots import Slots
 from agentrl_sandbox.spares import Spares
 
 _log = logging.getLogger("agentrl.sandbox")
-_READY_S = 20.0
+_READY_S = 60.0
 _REAP_S = 5.0
 _VALUE_SPARE = 64
 _LOOK_S = 30.0

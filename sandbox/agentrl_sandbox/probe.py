@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from agentrl.sandbox import IsolationLevel, SandboxLimits
 from agentrl_sandbox import boot, cgroups
 
-_PROBE_S = 30.0
+_PROBE_S = 120.0
 _NEEDED: dict[IsolationLevel, tuple[str, ...]] = {
     "minimal": ("seccomp",),
     "lite": ("seccomp", "landlock"),
