@@ -110,6 +110,10 @@ class Interpreter:
             os.chdir(self._work)
             # The zygote lets this return when it has replaced our channels and made a work folder.
             os.setsid()
+        except OSError:
+            # The channels are still the parent's: not a word on them.
+            os._exit(1)
+        try:
             request = self._next()
             if request is None:
                 os._exit(0)

@@ -186,9 +186,9 @@ class Judge:
             birth = order.births[0]
             for number, descriptor in enumerate(birth.descriptors, 1):
                 listener.give(family.asking, question, descriptor, number)
+            self._born(family, birth, pid, pidfd)
             family.members.add(pid)
             family.newborn.add(pid)
-            self._born(family, birth, pid, pidfd)
             order.births.pop(0)
             birth.close()
         finally:
