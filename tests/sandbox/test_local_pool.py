@@ -18,7 +18,9 @@ from agentrl_sandbox.none import UnsafePool
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the local sandbox needs Linux")
 BUSY = "while True: pass"
-STUBBORN = "while True:\n    try:\n        while True: sum(range(10**6))\n    except BaseException: pass"
+STUBBORN = (
+    "while True:\n    try:\n        while True: sum(range(10**6))\n    except BaseException: pass"
+)
 
 
 async def until(true: Callable[[], bool]) -> None:
