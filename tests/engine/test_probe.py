@@ -48,6 +48,11 @@ async def test_the_message_names_row_token_and_both_values():
     with pytest.raises(SyncMismatch, match=r"0\.25 nats at token 2 of probe row 1 \(-0\.500000"):
         await check_sync(engine, [row, row], [good, bad])
     assert (await check_sync(engine, [row, row], [good, bad], tolerance=0.3)).max_difference == 0.25
+    low = ScriptedEngine(lambda *_: [1], logprob=-10.0)
+    near, far = np.array([[0, -10, -10, -10.25], [0, -10, -10, -10.5]], np.float32)
+    assert (await check_sync(low, [row], [near], dtype="bfloat16")).max_difference == 0.25
+    with pytest.raises(SyncMismatch, match=r"0\.5 nats at token 3 .*allowed 0\.26\)"):
+        await check_sync(low, [row], [far], dtype="bfloat16")
     bad[2] = np.nan
     with pytest.raises(SyncMismatch, match="token 2"):
         await check_sync(engine, [row], [bad], dtype="bfloat16")
