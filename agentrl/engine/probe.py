@@ -84,6 +84,6 @@ def _judge(
     raise SyncMismatch(
         f"after the sync, engine and learner differ by {difference[worst - 1]:.4g} nats at token "
         f"{worst} of probe row {i} ({engine[worst]:.6f} against {learner[worst]:.6f}, allowed "
-        f"{limits[worst - 1]:g}): the engine runs other weights (a parameter missing from the sync, a tied head "
-        "left behind, or cached keys and values of the old weights)"
+        f"{limits[worst - 1]:g}): the engine runs other weights (a parameter missing from the sync, a "
+        "tied head left behind, or cached keys and values of the old weights)"
     )
