@@ -166,6 +166,7 @@ def report(stored: dict, options: argparse.Namespace) -> int:
         )
     stored |= {"summary": rows, "needing_code": sorted(needing), "claims": claims}
     options.results.write_text(json.dumps(stored) + "\n")
+    options.page.parent.mkdir(exist_ok=True)
     options.page.write_text(page(stored))
     for claim, holds in claims.items():
         print(f"{'ok  ' if holds else 'FAIL'} {claim}")
