@@ -132,7 +132,7 @@ class TorchLearner:
 
     def score(self, token_ids: Int32Array, temperature: float = 1.0) -> Float32Array:
         """See `Learner.score`."""
-        return self._scoring.rows(self._lm, [token_ids.tolist()], temperature)[0]
+        return self._scoring.rows(self._lm, [list(token_ids)], temperature)[0]
 
     def score_rows(self, model: ScoredModel, rows: Sequence[Sequence[int]]) -> list[Float32Array]:
         """See `Learner.score_rows`."""

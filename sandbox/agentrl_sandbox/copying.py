@@ -17,6 +17,7 @@ _CLONE_S = 10.0
 _SETTLE_S = 60.0
 _REAP_S = 5.0
 _KEPT = 4096
+_ENDING_TRIES, _ENDING_S = 10, 0.02
 
 
 async def copies_of(child: Child, count: int) -> list[Child]:
@@ -24,7 +25,7 @@ async def copies_of(child: Child, count: int) -> list[Child]:
 
     Raises SandboxError; the child may be dead then, copies are not left behind.
     """
-    threads = child.threads()
+    threads = await _settled_threads(child)
     if threads != 1:
         raise SandboxError(
             f"a session with {threads} threads cannot be copied, only its main thread would be: "
@@ -38,6 +39,22 @@ async def copies_of(child: Child, count: int) -> list[Child]:
         await asyncio.shield(_bury(made))
         raise
     return made
+
+
+async def _settled_threads(child: Child) -> int:
+    """How many threads it has, once those that were already ending have ended.
+
+    A thread that the code has joined may still be on its way out when the child is stopped.
+    """
+    threads = child.threads()
+    for _ in range(_ENDING_TRIES):
+        if threads <= 1:
+            break
+        child.freeze(False)
+        await asyncio.sleep(_ENDING_S)
+        child.freeze(True)
+        threads = child.threads()
+    return threads
 
 
 async def _bury(children: list[Child]) -> None:

@@ -8,6 +8,7 @@ failure ends the child before it has run a line of model code.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import random
@@ -15,11 +16,13 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 
 from agentrl_sandbox.inside import kernel, landlock, namespaces, privileges, seccomp, visible
 from agentrl_sandbox.inside.plan import Plan
 
+_HAND_OVER_TRIES, _HAND_OVER_S = 200, 0.01
 CONTROL_FD, NURSERY_FD, RULES_FD = 3, 4, 5
 _HIGH = 100
 COPIES = 256
@@ -95,8 +98,24 @@ def _bolt(plan: Plan, quarters: Quarters, nursery: socket.socket) -> None:
         # An old kernel, or a container whose own filter asks: no copies of this session then.
         seccomp.load(seccomp.build(os.getpid(), private_files=plan.namespaces))
         return
-    socket.send_fds(nursery, [b"%d" % os.getpid()], [listener])
+    _hand_over(nursery, listener)
     os.close(listener)
+
+
+def _hand_over(nursery: socket.socket, listener: int) -> None:
+    """Send the listener to the zygote. Raises OSError.
+
+    The kernel bounds the descriptors of one user that are under way, over all processes, by the
+    sender's own limit: beside many others that start just now one has to wait.
+    """
+    for left in range(_HAND_OVER_TRIES, -1, -1):
+        try:
+            socket.send_fds(nursery, [b"%d" % os.getpid()], [listener])
+            return
+        except OSError as error:
+            if error.errno != errno.ETOOMANYREFS or not left:
+                raise
+            time.sleep(_HAND_OVER_S)
 
 
 def landlock_rules(plan: Plan, readable: tuple[str, ...], folder: str) -> int | None:
