@@ -8,6 +8,17 @@ from typing import Literal, TypeAlias
 
 from agentrl.errors import UserError
 
+Shape = Literal["linear", "cosine"]
+
+
+def between(start: float, end: float, done: float, shape: Shape) -> float:
+    """From `start` at `done` 0 to `end` at 1 and beyond, straight or along half a cosine wave."""
+    if done >= 1:
+        return end
+    if shape == "cosine":
+        done = (1 - math.cos(math.pi * done)) / 2
+    return start + (end - start) * done
+
 
 @dataclass(frozen=True, slots=True)
 class Ramp:
@@ -16,7 +27,7 @@ class Ramp:
     start: float
     end: float
     steps: int
-    shape: Literal["linear", "cosine"] = "linear"
+    shape: Shape = "linear"
     """Straight, or half a cosine wave: slow at both ends."""
 
     def __post_init__(self) -> None:
@@ -27,12 +38,7 @@ class Ramp:
 
     def at(self, step: int) -> float:
         """The value at a step, counted from 0."""
-        if step >= self.steps:
-            return self.end
-        done = max(step, 0) / self.steps
-        if self.shape == "cosine":
-            done = (1 - math.cos(math.pi * done)) / 2
-        return self.start + (self.end - self.start) * done
+        return between(self.start, self.end, max(step, 0) / self.steps, self.shape)
 
 
 Ramped: TypeAlias = float | Ramp
@@ -51,4 +57,4 @@ def check_coef(name: str, value: Ramped) -> None:
         raise UserError(f"{name} is a number of at least 0 or a ramp of such, not {value}")
 
 
-__all__ = ["Ramp", "Ramped", "check_coef", "value_at"]
+__all__ = ["Ramp", "Ramped", "Shape", "between", "check_coef", "value_at"]

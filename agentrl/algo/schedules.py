@@ -6,15 +6,12 @@ count from 0; what is due at step s holds for that step's rollouts and update.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
+from agentrl.algo.ramp import Shape, between
 from agentrl.errors import UserError
 from agentrl.points import NO_PATCH, Ctx, Patch
-
-Shape = Literal["linear", "cosine"]
 
 
 def ramp(
@@ -22,15 +19,11 @@ def ramp(
 ) -> float | None:
     """`start` at `from_step`, `end` from `from_step + steps` on; None before.
 
-    Linear start + (end - start) p, or cosine end + (start - end) (1 + cos(pi p)) / 2, with
-    p = (step - from_step) / steps; at 0 steps it jumps.
+    At 0 steps it jumps.
     """
     if step < from_step:
         return None
-    p = 1.0 if steps == 0 else min(1.0, (step - from_step) / steps)
-    if shape == "cosine":
-        return end + (start - end) * (1 + math.cos(math.pi * p)) / 2
-    return start + (end - start) * p
+    return between(start, end, (step - from_step) / steps if steps else 1.0, shape)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from agentrl.algo.value_loss import value_losses
 from agentrl.errors import UserError
 from agentrl.model_path import model_path
 from agentrl.train.causal_lm import CausalLM
+from agentrl.train.learner_state import under
 from agentrl.train.optimizer import AdamWOptions, NamedAdamW
 
 
@@ -137,12 +138,6 @@ class Critic:
         self._optimizer.restore(under("optimizer", tensors), n_steps=n_steps, base_lr=lr)
 
 
-def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors named `prefix.*`, without the prefix."""
-    start = f"{prefix}."
-    return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
-
-
 def explained_variance(values: Tensor, returns: Tensor) -> float:
     """1 - var(returns - values) / var(returns) over [N] tokens; 0 when the returns do not vary."""
     spread = float(returns.var(correction=0)) if len(returns) else 0.0
@@ -151,4 +146,4 @@ def explained_variance(values: Tensor, returns: Tensor) -> float:
     return 1 - float((returns - values).var(correction=0)) / spread
 
 
-__all__ = ["Critic", "CriticOptions", "explained_variance", "teach", "under"]
+__all__ = ["Critic", "CriticOptions", "explained_variance", "teach"]

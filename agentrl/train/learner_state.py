@@ -85,12 +85,12 @@ class LearnerState:
             raise UserError(
                 f"{folder} is not a whole checkpoint ({error}); resume from another one"
             ) from error
-        reference = _under("reference", tensors) if scalars["reference"] else None
+        reference = under("reference", tensors) if scalars["reference"] else None
         return cls(
             model=_with_tied(stored, like),
-            optimizer=_under("optimizer", tensors),
+            optimizer=under("optimizer", tensors),
             reference=reference,
-            critic=_under("critic", tensors),
+            critic=under("critic", tensors),
             rng=tensors["rng"],
             version=int(scalars["version"]),
             n_updates=int(scalars["n_updates"]),
@@ -100,7 +100,8 @@ class LearnerState:
         )
 
 
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors named `prefix.*`, without the prefix."""
     start = f"{prefix}."
     return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
 
@@ -116,4 +117,4 @@ def _with_tied(stored: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict
     return {**stored, **tied}
 
 
-__all__ = ["MODEL", "SCALARS", "TENSORS", "LearnerState"]
+__all__ = ["MODEL", "SCALARS", "TENSORS", "LearnerState", "under"]
