@@ -24,10 +24,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from agentrl.algo.groups import group_deviation, group_extent, group_size, group_sum
+from agentrl.algo.groups import check_ddof, group_deviation, group_extent, group_size, group_sum
 from agentrl.algo.trajectories import Trajectories
 from agentrl.algo.types import Batch
-from agentrl.errors import UserError
 from agentrl.points import Advantage, Ctx, Estimate
 
 Center = Literal["none", "batch", "group", "loo", "length_weighted"]
@@ -54,8 +53,7 @@ class Outcome:
     """Afterwards normalise over all tokens with mask 1."""
 
     def __post_init__(self) -> None:
-        if self.ddof not in (0, 1):
-            raise UserError(f"advantage.ddof is 0 or 1, not {self.ddof}; use 1 as the papers do")
+        check_ddof(self.ddof)
 
     def __call__(self, batch: Batch, ctx: Ctx) -> Tensor:
         """f32 [B, T], zero off the mask."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from agentrl.algo.advantage import whitened
-from agentrl.algo.groups import group_normal
+from agentrl.algo.groups import check_ddof, group_normal
 from agentrl.algo.trajectories import Trajectories
 from agentrl.algo.types import Batch
 from agentrl.errors import UserError
@@ -36,8 +36,7 @@ class GDPO:
     """Added to a component's deviation."""
 
     def __post_init__(self) -> None:
-        if self.ddof not in (0, 1):
-            raise UserError(f"advantage.ddof is 0 or 1, not {self.ddof}; the usual value is 1")
+        check_ddof(self.ddof)
 
     def __call__(self, batch: Batch, ctx: Ctx) -> Tensor:
         """f32 [B, T], zero off the mask. Raises UserError on a component the batch lacks."""

@@ -11,6 +11,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from agentrl.errors import UserError
+
+
+def check_ddof(ddof: int) -> None:
+    """Raises UserError unless it is 1 (sample deviation) or 0 (population)."""
+    if ddof not in (0, 1):
+        raise UserError(f"advantage.ddof is 0 or 1, not {ddof}; use 1 as the papers do")
+
 
 def group_sum(values: Tensor, groups: Tensor) -> Tensor:
     """Sum over the own group [N]."""
@@ -65,4 +73,11 @@ def _n(groups: Tensor) -> int:
     return int(groups.max()) + 1 if len(groups) else 0
 
 
-__all__ = ["group_deviation", "group_extent", "group_normal", "group_size", "group_sum"]
+__all__ = [
+    "check_ddof",
+    "group_deviation",
+    "group_extent",
+    "group_normal",
+    "group_size",
+    "group_sum",
+]

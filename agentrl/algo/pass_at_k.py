@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from agentrl.algo.groups import group_deviation, group_size
+from agentrl.algo.groups import check_ddof, group_deviation, group_size
 from agentrl.algo.trajectories import Trajectories
 from agentrl.algo.types import Batch
-from agentrl.errors import UserError
 from agentrl.points import Ctx
 
 
@@ -30,8 +29,7 @@ class PassAtK:
     """Added to the deviation."""
 
     def __post_init__(self) -> None:
-        if self.ddof not in (0, 1):
-            raise UserError(f"advantage.ddof is 0 or 1, not {self.ddof}; the usual value is 1")
+        check_ddof(self.ddof)
 
     def __call__(self, batch: Batch, ctx: Ctx) -> Tensor:
         """f32 [B, T], zero off the mask."""
