@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -48,12 +49,24 @@ def command(words: tuple[str, ...], as_json: bool) -> None:
     agentrl sandbox doctor sandbox=remote sandbox.url=http://10.0.0.5:8080
     """
     trials: list[Trial] = []
-    logging.getLogger("agentrl.sandbox").setLevel(logging.ERROR)  # the report says it all
-    for trial in _trials(words):
-        trials.append(trial)
-        click.echo(json.dumps(asdict(trial)) if as_json else _text(trial))
+    with _warnings_held():
+        for trial in _trials(words):
+            trials.append(trial)
+            click.echo(json.dumps(asdict(trial)) if as_json else _text(trial))
     if not any(trial.status == "ok" for trial in trials):
         raise click.exceptions.Exit(3)
+
+
+@contextmanager
+def _warnings_held() -> Iterator[None]:
+    """The report itself says what the back ends warn of."""
+    logger = logging.getLogger("agentrl.sandbox")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _text(trial: Trial) -> str:

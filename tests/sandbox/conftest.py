@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import re
 import shutil
@@ -40,15 +39,6 @@ def _levels() -> list[object]:
         )
         for level in levels
     ]
-
-
-@pytest.fixture(autouse=True)
-def loggers_speak() -> None:
-    """Libraries that other tests load switch off the loggers they find."""
-    logging.disable(logging.NOTSET)
-    for name, logger in logging.root.manager.loggerDict.items():
-        if name.startswith("agentrl") and isinstance(logger, logging.Logger):
-            logger.disabled, logger.propagate = False, True
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=_levels())
