@@ -99,10 +99,14 @@ class Expert(Protocol):
 
 @runtime_checkable
 class Forkable(Protocol):
-    """Sessions, tool states and environments that can branch."""
+    """Sessions, tools and environments that can branch.
+
+    A copied tool or environment is opened with a Context of its own, whose sandbox lease already
+    holds a copy of the interpreter; `open` binds it there and leaves its state alone.
+    """
 
     async def fork(self, n: int) -> list[Self]:
-        """`n` independent copies of the present state."""
+        """`n` independent copies of the present state. Raises CannotFork."""
         ...
 
 

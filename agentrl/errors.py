@@ -12,6 +12,7 @@
     └── WorldFault                        retried, then ends the trajectory with `error` set
         ├── SandboxError (RuntimeError)   the box, not the code in it, failed
         ├── EngineError (RuntimeError)    the engine failed a request or died
+        ├── CannotFork (RuntimeError)     an episode could not be branched
         └── DeadlineExceeded (TimeoutError)
 
 Everything else that is raised is our own fault and crashes at once. All are picklable: the
@@ -67,6 +68,10 @@ class SandboxError(WorldFault, RuntimeError):
 
 class EngineError(WorldFault, RuntimeError):
     """The engine failed a request or died."""
+
+
+class CannotFork(WorldFault, RuntimeError):
+    """An environment, tool or sandbox could not be brought to the state of a branch."""
 
 
 class DeadlineExceeded(WorldFault, TimeoutError):

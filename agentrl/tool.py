@@ -79,6 +79,10 @@ class FunctionTool:
     async def close(self) -> None:
         """Nothing to close."""
 
+    async def fork(self, n: int) -> list[FunctionTool]:
+        """Itself: there is no state to copy."""
+        return [self] * n
+
 
 @overload
 def tool(function: ToolFunction, /) -> FunctionTool: ...

@@ -69,6 +69,11 @@ class CallRecord:
     wall_s: float
     queue_s: float
 
+    @property
+    def ran(self) -> bool:
+        """The environment executed it; unknown names and bad arguments never get that far."""
+        return self.error not in ("parse", "unknown_tool", "arguments")
+
 
 @dataclass(frozen=True, slots=True)
 class Timings:
@@ -113,6 +118,9 @@ class Trajectory:
     """uid of the trajectory it was branched from."""
     fork_tokens: int | None = None
     """Tokens it shares with `parent`."""
+    n_executed: int = 0
+    """Calls that were run for it alone: not those of its parent, but any that were run again to
+    bring a new environment to the branching point."""
     timings: Timings = Timings()
 
     def __post_init__(self) -> None:
@@ -133,8 +141,8 @@ class Trajectory:
 
     @property
     def n_calls(self) -> int:
-        """Calls the environment executed (OTC's m): unknown names and bad arguments excluded."""
-        return sum(call.error not in ("parse", "unknown_tool", "arguments") for call in self.calls)
+        """Calls in its history that were executed (OTC's m), those before its branching included."""
+        return sum(call.ran for call in self.calls)
 
     @property
     def correct(self) -> bool:

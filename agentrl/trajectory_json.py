@@ -66,6 +66,7 @@ def to_json(trajectory: Trajectory) -> Mapping[str, JsonValue]:
         "weight": trajectory.weight,
         "parent": trajectory.parent,
         "fork_tokens": trajectory.fork_tokens,
+        "n_executed": trajectory.n_executed,
         "timings": asdict(trajectory.timings),
         "calls": [asdict(call) for call in trajectory.calls],
         "messages": [_message_json(message) for message in trajectory.messages],
@@ -130,6 +131,7 @@ def _trajectory(data: Mapping[str, Any]) -> Trajectory:
         calls=tuple(CallRecord(**call) for call in data["calls"]),
         messages=tuple(_message(message) for message in data["messages"]),
         rows=tuple(_row(row) for row in data["rows"]),
+        n_executed=data.get("n_executed", 0),
         **{name: data[name] for name in plain},
     )
 

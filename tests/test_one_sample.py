@@ -54,7 +54,8 @@ from agentrl.errors import SandboxUnavailable
 from agentrl.history import HistoryStore
 from agentrl.points import Ctx, Services
 from agentrl.rollout.limits import Limits, Slots
-from agentrl.rollout.loop import Episodes, Parts
+from agentrl.rollout.loop import Episodes
+from agentrl.rollout.parts import Names, Parts
 from agentrl.rollout.plans import Sample
 from agentrl.sandbox import SandboxPool
 from agentrl.train.collect import shape
@@ -126,8 +127,7 @@ def parts(folder: Path, pool: SandboxPool) -> Parts:
         tool_slots=Slots(2),
         pool=pool,
     )
-    seeds = Episodes(made, seed=5)
-    first |= {s: seeds.seeds(TASK, s, step=0).turn(0) for s in (0, 1)}
+    first |= {s: Names(5, 0, TASK).seeds(s).turn(0) for s in (0, 1)}
     return made
 
 

@@ -10,7 +10,8 @@ from time import monotonic
 
 from agentrl.chat.base import Tokenizer
 from agentrl.context import LimiterStatistics
-from agentrl.env import Observation
+from agentrl.env import Forkable, Observation
+from agentrl.errors import CannotFork, SandboxError
 from agentrl.sandbox import Sandbox, SandboxPool
 
 CUT = "\ufffd"
@@ -96,6 +97,25 @@ class Lease:
                     raise RuntimeError("a tool asked for a sandbox, but the run opened no pool")
                 self._sandbox = await self._pool.acquire()
             return self._sandbox
+
+    async def fork(self, n: int) -> list[Lease]:
+        """Leases of the same pool that hold copies of this one's sandbox, if it has one yet.
+
+        Raises CannotFork when the sandbox cannot be copied.
+        """
+        leases = [Lease(self._pool) for _ in range(n)]
+        async with self._lock:
+            if self._sandbox is None:
+                return leases
+            if not isinstance(self._sandbox, Forkable):
+                raise CannotFork(f"a {type(self._sandbox).__name__} sandbox cannot be copied")
+            try:
+                copies = await self._sandbox.fork(n)
+            except SandboxError as error:
+                raise CannotFork(f"the sandbox was not copied: {error}") from error
+        for lease, sandbox in zip(leases, copies, strict=True):
+            lease._sandbox = sandbox
+        return leases
 
     async def close(self) -> None:
         """Give the sandbox back. Idempotent."""

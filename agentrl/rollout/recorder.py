@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import monotonic
 
 from agentrl.chat.base import Span
@@ -46,23 +46,37 @@ class Recorder:
     demo: bool = False
     """Record what the engine writes as DEMO: expert text for supervised terms."""
     row: Transcript = field(default_factory=Transcript)
+    rows: list[Transcript] = field(default_factory=list[Transcript])
+    """Contexts that were left for a fresh one."""
     messages: list[Message] = field(default_factory=list[Message])
     calls: list[CallRecord] = field(default_factory=list[CallRecord])
     env_reward: float = 0.0
     answer: str | None = None
     excluded: str | None = None
     n_turns: int = 0
+    inherited: int = 0
+    """Ledger lines taken over from the episode it was branched from."""
+    replayed: int = 0
+    """Calls that were run again to bring a new environment to the branching point."""
+    parent: str | None = None
+    fork_tokens: int | None = None
     generate_s: float = 0.0
     started: float = field(default_factory=monotonic)
 
-    def prompt(self, messages: Sequence[Message], token_ids: Int32Array) -> None:
-        """The first messages and their ids."""
+    def prompt(
+        self,
+        messages: Sequence[Message],
+        token_ids: Int32Array,
+        train_context: Int32Array | None = None,
+        ratio_mode: str = "behaviour",
+    ) -> None:
+        """The first messages and their ids, and what the row is trained under instead of them."""
         self.messages.extend(messages)
-        self.row = self.row.append(Segment(Origin.PROMPT, token_ids))
+        row = Transcript(train_context=train_context, ratio_mode=ratio_mode)
+        self.row = row.append(Segment(Origin.PROMPT, token_ids))
 
     def generated(self, generation: Generation, temperature: float, wall_s: float) -> None:
         """One generation's tokens."""
-        self.n_turns += 1
         self.generate_s += wall_s
         if self.demo:
             self.row = self.row.append(Segment(Origin.DEMO, generation.token_ids))
@@ -121,13 +135,36 @@ class Recorder:
         """Ids that the policy did not write."""
         self.row = self.row.append(*(Segment(s.origin, s.token_ids) for s in spans))
 
+    def branch(self, uid: str, sibling: int, seed: int, at: int) -> Recorder:
+        """The record of a branch that shares the present row's first `at` tokens.
+
+        Messages and ledger are those of this moment: branch before the turn is acted upon.
+        """
+        return replace(
+            self,
+            uid=uid,
+            sibling=sibling,
+            seed=seed,
+            row=self.row.fork(at),
+            rows=list(self.rows),
+            messages=list(self.messages),
+            calls=list(self.calls),
+            inherited=len(self.calls),
+            replayed=0,
+            parent=self.uid,
+            fork_tokens=at,
+            generate_s=0.0,
+            started=monotonic(),
+        )
+
     def finish(self, stop: StopReason, error: str | None = None) -> Trajectory:
         """The frozen record; `error` belongs to StopReason.ERROR."""
+        own = self.calls[self.inherited :]
         return Trajectory(
             uid=self.uid,
             task=self.task,
             sibling=self.sibling,
-            rows=(self.row,) if len(self.row) else (),
+            rows=tuple(row for row in (*self.rows, self.row) if len(row)),
             messages=tuple(self.messages),
             stop=stop,
             rewards={} if error is not None else {"env": self.env_reward},
@@ -137,10 +174,13 @@ class Recorder:
             seed=self.seed,
             error=error,
             excluded=self.excluded,
+            parent=self.parent,
+            fork_tokens=self.fork_tokens,
+            n_executed=sum(call.ran for call in own) + self.replayed,
             timings=Timings(
                 generate_s=self.generate_s,
-                tool_s=sum(call.wall_s for call in self.calls),
-                queue_s=sum(call.queue_s for call in self.calls),
+                tool_s=sum(call.wall_s for call in own),
+                queue_s=sum(call.queue_s for call in own),
                 total_s=monotonic() - self.started,
             ),
         )

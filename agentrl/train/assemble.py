@@ -12,7 +12,8 @@ from agentrl.config import Plugin, RunConfig
 from agentrl.model_path import model_path
 from agentrl.plugins import build
 from agentrl.points import AuxTerm, Scorer, Services, TaskSource
-from agentrl.rollout.loop import Episodes, Parts
+from agentrl.rollout.loop import Episodes
+from agentrl.rollout.parts import Parts
 from agentrl.seeds import derive
 from agentrl.train import boundary, loop, setup
 from agentrl.train.alarms import Alarms, watched

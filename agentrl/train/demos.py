@@ -17,7 +17,8 @@ from agentrl.engine.base import Sampling
 from agentrl.engine.scripted import ScriptedEngine
 from agentrl.env import Env, Expert
 from agentrl.errors import EngineError, RunFailed, UserError
-from agentrl.rollout.loop import Parts, Seeds, run_episode
+from agentrl.rollout.loop import run_episode
+from agentrl.rollout.parts import Names, Parts
 from agentrl.seeds import derive
 from agentrl.train.setup import Chat
 from agentrl.trajectory import StopReason, Trajectory
@@ -43,14 +44,8 @@ async def demonstrate(task: Task, env: Env, parts: Parts, seed: int) -> Trajecto
         return renderer.demo(text, ended=ended).tolist()
 
     engine = ScriptedEngine(write, tokenizer=renderer.tokenizer)
-    return await run_episode(
-        task,
-        replace(parts, engine=engine),
-        uid=f"demo/{task.id}/{seed}",
-        sibling=0,
-        seeds=Seeds(env=seed, sampling=seed),
-        demo=True,
-    )
+    parts = replace(parts, engine=engine)
+    return await run_episode(task, parts, Names(seed, 0, task), demo=True)
 
 
 async def demonstrations(

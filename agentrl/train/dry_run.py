@@ -14,7 +14,8 @@ from agentrl.errors import SetupError, UserError
 from agentrl.history import HistoryStore
 from agentrl.model_path import model_path
 from agentrl.points import Ctx, needs_of
-from agentrl.rollout.loop import Episodes, Parts, Seeds, run_episode
+from agentrl.rollout.loop import run_episode
+from agentrl.rollout.parts import Names, Parts
 from agentrl.train import setup
 from agentrl.train.assemble import called, make_method, make_update
 from agentrl.train.collect import Method, score, shape
@@ -70,12 +71,11 @@ def dry_run(config: RunConfig) -> DryRun:
     except SetupError as error:
         return DryRun(memory_mb=memory(config, path), notes=[*notes, str(error)])
     parts = setup.make_parts(config, chat, make_env, engine, config.rollout.temperature)
-    episodes = Episodes(parts, seed=config.seed)
     method = make_method(config, setup.train_source(config, env), parts)
     check_demands(config, env, called(update, method))
     if not tasks:
         return DryRun(memory_mb=memory(config, path), notes=notes)
-    played = asyncio.run(_play(tasks[0], parts, episodes.seeds(tasks[0], 0, 0), method))
+    played = asyncio.run(_play(tasks[0], parts, config.seed, method))
     if played.error is not None:
         notes.append(f"the episode failed: {played.error}")
     spans = [
@@ -86,11 +86,11 @@ def dry_run(config: RunConfig) -> DryRun:
     return DryRun(spans, memory(config, path), notes)
 
 
-async def _play(task: Task, parts: Parts, seeds: Seeds, method: Method) -> Trajectory:
+async def _play(task: Task, parts: Parts, seed: int, method: Method) -> Trajectory:
     """One episode, scored and shaped as a group of one: what a shaper misses, it says here."""
     async with AsyncExitStack() as opened:
         await open_parts(opened, parts.engine, parts.pool)
-        played = await run_episode(task, parts, uid="0/dry-run/0", sibling=0, seeds=seeds)
+        played = await run_episode(task, parts, Names(seed, 0, task))
         asking = {need for reward in method.services.rewards for need in needs_of(reward)}
         if not asking & {"scorer", "judge"}:  # there is no learner here, and a judge may cost money
             ctx = Ctx(step=0, total_steps=1, seed=0)

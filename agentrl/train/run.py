@@ -20,7 +20,7 @@ from agentrl.evaluate.report import EvalReport, report
 from agentrl.evaluate.run import play
 from agentrl.model_path import model_path
 from agentrl.points import Ctx
-from agentrl.rollout.loop import Parts
+from agentrl.rollout.parts import Parts
 from agentrl.train import boundary, checkpoint, exam, loop, setup
 from agentrl.train.assemble import assemble, make_exam, make_learner
 from agentrl.train.demos import conversation_rows

@@ -25,7 +25,7 @@ from agentrl.plugins import build, maker
 from agentrl.points import TaskSource
 from agentrl.registry import names, resolve
 from agentrl.rollout.limits import Limits, Slots
-from agentrl.rollout.loop import Parts
+from agentrl.rollout.parts import Parts
 from agentrl.sandbox import SandboxPool
 from agentrl.types import Task
 

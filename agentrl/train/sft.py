@@ -18,7 +18,7 @@ from agentrl.algo.batch import demo_batch
 from agentrl.config import EnvConfig, RunConfig
 from agentrl.env import TaskGenerator
 from agentrl.errors import UserError
-from agentrl.rollout.loop import Parts
+from agentrl.rollout.parts import Parts
 from agentrl.seeds import derive
 from agentrl.train.demos import demonstrations
 from agentrl.train.learner import Learner

@@ -6,14 +6,15 @@ Puzzles beside maths, a warm-up task beside the target, the same task with and w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import final
+from typing import Self, final
 
 from agentrl.config import Plugin
 from agentrl.context import Context
-from agentrl.env import Action, Env, Expert, Observation, StepResult, TaskGenerator
-from agentrl.errors import UserError
+from agentrl.env import Action, Env, Expert, Forkable, Observation, StepResult, TaskGenerator
+from agentrl.errors import CannotFork, UserError
 from agentrl.plugins import maker
 from agentrl.seeds import derive
 from agentrl.tool import Tool
@@ -55,6 +56,17 @@ class Mixture(Env):
     async def open(self, ctx: Context) -> None:
         """Nothing is acquired before the task says which environment plays."""
         self._ctx = ctx
+        if self._live is not None:
+            await self._live.open(ctx)
+
+    async def fork(self, n: int) -> list[Self]:
+        """Copies around copies of the live environment. Raises CannotFork when that has none."""
+        if not isinstance(self._live, Forkable):
+            raise CannotFork("the environment of this task has no `fork`")
+        made = [copy(self) for _ in range(n)]
+        for branch, live in zip(made, await self._live.fork(n), strict=True):
+            branch._live, branch.tools = live, live.tools
+        return made
 
     async def reset(self, task: Task, *, seed: int) -> Observation:
         """Open the task's own environment; from here on `tools` are that one's.

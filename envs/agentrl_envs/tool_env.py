@@ -6,9 +6,12 @@ from abc import abstractmethod
 from asyncio import Task as AsyncTask
 from asyncio import TaskGroup
 from collections.abc import Sequence
+from copy import copy
+from typing import Self
 
 from agentrl.context import Context
-from agentrl.env import Action, Env, Observation, StepInfo, StepResult
+from agentrl.env import Action, Env, Forkable, Observation, StepInfo, StepResult
+from agentrl.errors import CannotFork
 from agentrl.tool import Tool, call_tool
 from agentrl.types import Message, Task, ToolCall, ToolResult
 
@@ -58,6 +61,24 @@ class ToolEnv(Env):
         self._task = task
         self._calls = 0
         return self.first_messages(task)
+
+    async def fork(self, n: int) -> list[Self]:
+        """Copies with copied tools. A subclass with mutable state of its own copies that as well.
+
+        Raises CannotFork for a tool that cannot be copied.
+        """
+        tools: list[Sequence[Tool]] = []
+        for tool in self.tools:
+            if not isinstance(tool, Forkable):
+                raise CannotFork(f"the tool {tool.name!r} has no `fork`")
+            tools.append(await tool.fork(n))
+        return [self._with_tools([copies[i] for copies in tools]) for i in range(n)]
+
+    def _with_tools(self, tools: Sequence[Tool]) -> Self:
+        made = copy(self)
+        made.tools = tuple(tools)
+        made._by_name = {tool.name: tool for tool in tools}
+        return made
 
     async def step(self, action: Action) -> StepResult:
         """Run the action's calls, correct what could not be read, or judge."""

@@ -19,7 +19,8 @@ from agentrl.engine.base import Generation, Sampling
 from agentrl.engine.scripted import Reply, ScriptedEngine
 from agentrl.env import Action, Env, Observation, StepInfo, StepResult
 from agentrl.rollout.limits import Limits, Slots
-from agentrl.rollout.loop import Parts, Seeds, run_episode
+from agentrl.rollout.loop import run_episode
+from agentrl.rollout.parts import Names, Parts
 from agentrl.tool import FunctionTool, Tool, tool
 from agentrl.trajectory import Trajectory
 from agentrl.types import Message, Task
@@ -189,9 +190,7 @@ class World:
     ) -> Trajectory:
         demo = changes.pop("demo", False)
         parts = self.parts(engine, make_env, **changes)
-        return await run_episode(
-            self.task, parts, uid="0/t/0", sibling=0, seeds=Seeds(env=7, sampling=9), demo=demo
-        )
+        return await run_episode(self.task, parts, Names(9, 0, self.task), demo=demo)
 
     def bare(self, **parts: Callable[..., Awaitable[Any]]) -> Callable[[], Env]:
         """Makes an environment from replaced methods."""

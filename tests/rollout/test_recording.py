@@ -14,7 +14,8 @@ from agentrl.engine.base import Generation, Sampling
 from agentrl.engine.scripted import Reply
 from agentrl.points import Ctx
 from agentrl.rollout.limits import clip_text
-from agentrl.rollout.loop import Episodes, Seeds
+from agentrl.rollout.loop import Episodes
+from agentrl.rollout.parts import Names, Seeds
 from agentrl.rollout.recorder import sampled_segments
 from agentrl.seeds import derive
 from agentrl.trajectory import StopReason
@@ -234,12 +235,11 @@ async def test_seeds_of_siblings(world: Any):
 
 
 def test_another_run_or_step_samples_otherwise_but_the_environment_depends_on_the_task(world: Any):
-    runner = Episodes(world.parts(None), seed=1)
-    a, b = runner.seeds(world.task, 0, step=0), runner.seeds(world.task, 0, step=1)
+    a, b = Names(1, 0, world.task).seeds(0), Names(1, 1, world.task).seeds(0)
     assert a.env == b.env
     assert a.sampling != b.sampling
-    assert runner.seeds(Task("t", "Q", "4", seed=4), 0, step=0).env != a.env
-    other = Episodes(world.parts(None), seed=2).seeds(world.task, 0, step=0)
+    assert Names(1, 0, Task("t", "Q", "4", seed=4)).seeds(0).env != a.env
+    other = Names(2, 0, world.task).seeds(0)
     assert (other.env != a.env, other.sampling != a.sampling) == (True, True)
     assert Seeds(1, 2).turn(0) != Seeds(1, 2).turn(1)
 

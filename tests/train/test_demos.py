@@ -23,7 +23,7 @@ from agentrl.engine.scripted import ScriptedEngine
 from agentrl.env import Action, Env, Observation, StepInfo, StepResult
 from agentrl.errors import RunFailed, SandboxError, SandboxUnavailable, UserError
 from agentrl.rollout.limits import Limits, Slots
-from agentrl.rollout.loop import Parts
+from agentrl.rollout.parts import Parts
 from agentrl.sandbox import SandboxPool
 from agentrl.train.demos import conversation_rows, demonstrate, demonstrations
 from agentrl.train.setup import Chat

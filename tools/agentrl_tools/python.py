@@ -73,6 +73,10 @@ class PythonTool:
             queue_s=result.queue_s,
         )
 
+    async def fork(self, n: int) -> list[PythonTool]:
+        """Copies that go on from the present variables: their leases hold copied interpreters."""
+        return [PythonTool(timeout_s=self.timeout_s, max_chars=self.max_chars) for _ in range(n)]
+
     async def close(self) -> None:
         """Let go of the lease; the episode that granted it closes it."""
         self._sandbox = None

@@ -1,0 +1,400 @@
+"""A live episode: one environment, one growing record, played turn by turn.
+
+env.reset -> renderer -> engine.generate -> protocol.parse -> env.step -> protocol.present ->
+renderer -> ... Ids are only ever appended: what the model sampled is never decoded, edited and
+re-encoded. A failure of the world ends the episode as data; our own faults crash.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from time import monotonic
+
+from agentrl.chat.base import Inline
+from agentrl.chat.opening import open_conversation
+from agentrl.context import Context
+from agentrl.engine.base import Generation
+from agentrl.env import Action, Env, Observation, StepResult
+from agentrl.errors import DeadlineExceeded, EngineError, WorldFault
+from agentrl.points import Opening
+from agentrl.rollout.branching import copied, replayed
+from agentrl.rollout.faults import of_env, told, within
+from agentrl.rollout.limits import Lease, clip_observation
+from agentrl.rollout.parts import Names, Parts
+from agentrl.rollout.recorder import Recorder
+from agentrl.trajectory import StopReason, Trajectory
+from agentrl.transcript import Int32Array, Origin, Segment, Transcript, floats_array, ids_array
+from agentrl.types import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """A turn that the environment has answered."""
+
+    action: Action
+    observation: Observation
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """The beginning of a turn: what a branch from within it goes back to."""
+
+    n_tokens: int
+    """Of the present row."""
+    record: Recorder
+    n_played: int
+    unreadable: int
+
+
+class LiveEpisode:
+    """Implements `agentrl.points.Episode`."""
+
+    def __init__(
+        self, parts: Parts, names: Names, recorder: Recorder, env: Env, lease: Lease
+    ) -> None:
+        self._parts, self._names, self._recorder = parts, names, recorder
+        self._env, self._lease = env, lease
+        self._seeds = names.seeds(recorder.sibling)
+        self._ctx = Context(lease_sandbox=lease.get, tool_limiter=parts.tool_slots)
+        self._branches: list[LiveEpisode] = []
+        self._played: list[Played] = []
+        self._marks: list[_Mark] = []
+        self._written = 0
+        """Parts of the unfinished turn; 0 between turns."""
+        self._carried = ids_array([])
+        """What the unfinished turn wrote in rows that were left for a fresh one."""
+        self._unreadable = 0
+        self._complete = self._ended = False
+        self._stop: StopReason | None = None
+        self._error: str | None = None
+
+    @classmethod
+    def of(
+        cls, task: Task, parts: Parts, names: Names, sibling: int, *, demo: bool = False
+    ) -> LiveEpisode:
+        """One that has not started yet."""
+        seed = names.seeds(sibling).sampling
+        recorder = Recorder(task, names.uid(sibling), sibling, seed, demo=demo)
+        return cls(parts, names, recorder, parts.make_env(), Lease(parts.pool))
+
+    @property
+    def uid(self) -> str:
+        """See `Episode.uid`."""
+        return self._recorder.uid
+
+    @property
+    def sibling(self) -> int:
+        """See `Episode.sibling`."""
+        return self._recorder.sibling
+
+    @property
+    def row(self) -> Transcript:
+        """See `Episode.row`."""
+        return self._recorder.row
+
+    @property
+    def turn_start(self) -> int:
+        """See `Episode.turn_start`."""
+        return self._marks[-1].n_tokens if self._marks else len(self.row)
+
+    @property
+    def n_turns(self) -> int:
+        """See `Episode.n_turns`."""
+        return self._recorder.n_turns
+
+    @property
+    def n_calls(self) -> int:
+        """See `Episode.n_calls`."""
+        return self._recorder.n_calls
+
+    @property
+    def text(self) -> str:
+        """See `Episode.text`; without the id that ended the turn."""
+        ids = self._turn_ids()
+        return self._parts.renderer.tokenizer.decode(ids[:-1] if self._ended else ids)
+
+    @property
+    def complete(self) -> bool:
+        """See `Episode.complete`."""
+        return self._complete
+
+    @property
+    def stop(self) -> StopReason | None:
+        """See `Episode.stop`."""
+        return self._stop
+
+    async def start(self, opening: Opening | None = None) -> None:
+        """Open the environment, reset it and place the prompt."""
+        limit_s = self._parts.limits.episode_s
+        deadline = None if limit_s is None else monotonic() + limit_s
+        self._ctx = replace(self._ctx, deadline=deadline, seed=self._seeds.env)
+        async with self._border():
+            await of_env(self._env.open(self._ctx))
+            first = await of_env(self._env.reset(self._recorder.task, seed=self._seeds.env))
+            self._recorder.prompt(*self._prompt(first, opening))
+            self._mark()
+
+    def _prompt(
+        self, first: Observation, opening: Opening | None
+    ) -> tuple[Observation, Int32Array, Int32Array | None, str]:
+        """Messages, their ids, the ids to train under, and the ratio's mode."""
+
+        def ids(messages: Observation) -> tuple[Observation, Int32Array]:
+            """The conversation's opening as messages and as tokens."""
+            opened = open_conversation(self._parts.protocol, messages, self._env.tools)
+            return opened.messages, self._parts.renderer.prompt_ids(opened.messages, opened.tools)
+
+        if opening is None:
+            return *ids(first), None, "behaviour"
+        plain = ids(first)[1] if opening.train == "plain" else None
+        return *ids(opening.rewrite(first)), plain, opening.ratio_mode
+
+    async def write(
+        self,
+        *,
+        max_tokens: int | None = None,
+        entropies: bool = False,
+        stop: Sequence[str] = (),
+    ) -> Generation | None:
+        """See `Episode.write`."""
+        if self._complete:
+            raise RuntimeError(f"the turn of {self.uid} is complete: act on it")
+        if self._stop is not None:
+            return None
+        if not self._written and self.n_turns == self._parts.limits.max_turns:
+            return self._end(StopReason.MAX_TURNS)
+        room, full = self._room()
+        if room <= 0:
+            return self._cut(full)
+        async with self._border():
+            wanted = room if max_tokens is None else min(room, max_tokens)
+            generation = await self._generate(wanted, entropies, tuple(stop))
+            self._ended = generation.stop == "stop_id"
+            paused = generation.stop_text is not None and generation.stop_text in stop
+            self._complete = generation.stop != "length" and not paused
+            if generation.stop == "length" and len(generation.token_ids) == room:
+                self._cut(full)
+            return generation
+        return None
+
+    def _room(self) -> tuple[int, StopReason]:
+        """Tokens the turn may still have, and the ending to report when it uses them all."""
+        n, limits = len(self.row), self._parts.limits
+        rooms = (
+            (limits.turn_tokens - (n - self.turn_start), StopReason.TURN_TOKENS),
+            (limits.max_tokens - n, StopReason.MAX_TOKENS),
+            (self._parts.engine.max_context - n, StopReason.CONTEXT),
+        )
+        return min(rooms, key=lambda room: room[0])
+
+    async def _generate(self, room: int, entropies: bool, stop: tuple[str, ...]) -> Generation:
+        parts, recorder = self._parts, self._recorder
+        if not self._written:
+            recorder.n_turns += 1
+        sampling = replace(
+            parts.sampling,
+            max_tokens=room,
+            stop=(*parts.protocol.stops, *(s for s in stop if s not in parts.protocol.stops)),
+            stop_ids=parts.renderer.stop_ids,
+            seed=self._seeds.turn(recorder.n_turns - 1, self._written),
+            entropies=entropies or parts.sampling.entropies,
+        )
+        self._written += 1
+        started = monotonic()
+        try:
+            async with asyncio.timeout(parts.limits.generate_s):
+                generation = await parts.engine.generate(recorder.row.token_ids, sampling)
+        except TimeoutError as error:
+            raise EngineError(f"no generation within {parts.limits.generate_s:g} s") from error
+        recorder.generated(generation, sampling.temperature or 1.0, monotonic() - started)
+        if generation.stop == "abort":
+            raise EngineError("the engine aborted the request")
+        return generation
+
+    def _turn_ids(self) -> Int32Array:
+        return ids_array([*self._carried, *self.row.token_ids[self.turn_start :]])
+
+    async def act(self) -> bool:
+        """See `Episode.act`. Raises RuntimeError when nothing was written."""
+        if self._stop is not None:
+            return False
+        ids = self._turn_ids()
+        if not len(ids):
+            raise RuntimeError(f"the turn of {self.uid} is empty: write it first")
+        recorder, limits = self._recorder, self._parts.limits
+        action = self._parts.protocol.parse(ids, self.text, turn=max(0, self.n_turns - 1))
+        recorder.acted(action)
+        self._unreadable = self._unreadable + 1 if action.parse_error else 0
+        if action.parse_error:
+            recorder.unreadable(action)
+        if self._unreadable > limits.max_parse_errors:
+            self._end(StopReason.PARSE_ERRORS)
+        elif recorder.n_calls + len(action.tool_calls) > limits.max_calls:
+            self._end(StopReason.MAX_CALLS)
+        else:
+            async with self._border():
+                self._answered(action, await of_env(self._env.step(action)))
+        return self._stop is None
+
+    def _answered(self, action: Action, result: StepResult) -> None:
+        """Write one step down."""
+        parts = self._parts
+        observation, cut = clip_observation(
+            result.observation, parts.limits.observation_tokens, parts.renderer.tokenizer
+        )
+        self._recorder.stepped(action, result, cut)
+        self._played.append(Played(action, result.observation))
+        if result.terminated or result.truncated:
+            ended = StopReason.TERMINATED if result.terminated else StopReason.ENV_TRUNCATED
+            self._end(ended)
+            return
+        presented = parts.protocol.present(observation, text=action.text, ended=self._ended)
+        if isinstance(presented, Inline):
+            spans = parts.renderer.inline(presented)
+        else:
+            spans = parts.renderer.delta(presented.messages, ended=self._ended)
+        self._recorder.observed(observation, spans)
+        self._mark()
+
+    def _mark(self) -> None:
+        """A turn begins here."""
+        recorder = self._recorder
+        past = recorder.branch(recorder.uid, recorder.sibling, recorder.seed, len(self.row))
+        self._marks.append(_Mark(len(self.row), past, len(self._played), self._unreadable))
+        self._written, self._complete, self._ended = 0, False, False
+        self._carried = ids_array([])
+
+    def place(self, text: str) -> None:
+        """See `Episode.place`."""
+        self._append(Origin.SCAFFOLD, self._parts.renderer.demo(text))
+
+    def force(self, token_ids: Sequence[int], logprobs: Sequence[float]) -> None:
+        """See `Episode.force`. Raises ValueError when the lengths differ."""
+        self._append(Origin.FORCED, ids_array(token_ids), logprobs)
+
+    def _append(
+        self, origin: Origin, token_ids: Int32Array, logprobs: Sequence[float] | None = None
+    ) -> None:
+        if self._stop is not None:
+            return
+        if self._complete:
+            raise RuntimeError(f"the turn of {self.uid} is complete: nothing can follow in it")
+        recorded = None if logprobs is None else floats_array(logprobs)
+        segment = Segment(
+            origin,
+            token_ids,
+            logprobs=recorded,
+            temperature=self._parts.sampling.temperature or 1.0,
+        )
+        self._recorder.row = self.row.append(segment)
+
+    def renew(self, token_ids: Sequence[int]) -> None:
+        """See `Episode.renew`. The turn has its whole budget again; branches start behind it."""
+        carried = self._turn_ids()
+        recorder = self._recorder
+        recorder.rows.append(recorder.row)
+        recorder.row = Transcript().append(Segment(Origin.PROMPT, ids_array(token_ids)))
+        last = self._marks[-1]
+        self._marks = [replace(last, n_tokens=len(self.row), record=replace(
+            last.record, row=recorder.row, rows=list(recorder.rows)
+        ))]  # fmt: skip
+        self._carried = carried
+
+    async def fork(self, siblings: Sequence[int], *, at: int | None = None) -> list[LiveEpisode]:
+        """See `Episode.fork`. Raises ValueError for a place that the present row does not have."""
+        at = self.turn_start if at is None else at
+        marks = [mark for mark in self._marks if mark.n_tokens <= at]
+        if not marks or at > len(self.row):
+            raise ValueError(f"{self.uid} cannot branch at token {at} of {len(self.row)}")
+        live = self._stop is None and marks[-1] is self._marks[-1]
+        bodies = await copied(self._env, self._lease, len(siblings)) if live else None
+        made: list[LiveEpisode] = []
+        for i, sibling in enumerate(siblings):
+            env, lease = bodies[i] if bodies else (self._parts.make_env(), Lease(self._parts.pool))
+            made.append(self._branch(sibling, at, marks, env, lease))
+        self._branches += made
+        async with asyncio.TaskGroup() as opening:
+            for branch in made:
+                opening.create_task(branch._resume(fresh=bodies is None))
+        return made
+
+    def _branch(
+        self, sibling: int, at: int, marks: Sequence[_Mark], env: Env, lease: Lease
+    ) -> LiveEpisode:
+        mark = marks[-1]
+        past = replace(mark.record, row=self.row)
+        recorder = past.branch(
+            self._names.uid(sibling), sibling, self._names.seeds(sibling).sampling, at
+        )
+        recorder.parent = self.uid
+        branch = LiveEpisode(self._parts, self._names, recorder, env, lease)
+        branch._ctx = replace(branch._ctx, deadline=self._ctx.deadline, seed=self._seeds.env)
+        branch._played = self._played[: mark.n_played]
+        branch._marks = list(marks)
+        branch._unreadable = mark.unreadable
+        if at > mark.n_tokens or len(self._carried):
+            branch._written, branch._carried = 1, self._carried
+            recorder.n_turns += 1
+        return branch
+
+    async def _resume(self, *, fresh: bool) -> None:
+        """Bind the environment; a fresh one is first brought to where the branch begins."""
+        async with self._border():
+            await of_env(self._env.open(self._ctx))
+            if fresh:
+                task, seed = self._recorder.task, self._seeds.env
+                steps = [(played.action, played.observation) for played in self._played]
+                self._recorder.replayed = await replayed(self._env, task, seed, steps)
+
+    def finish(self, stop: StopReason = StopReason.ABORTED) -> Trajectory:
+        """See `Episode.finish`."""
+        if self._stop is None:
+            self._cut(stop)
+        assert self._stop is not None
+        return self._recorder.finish(self._stop, self._error)
+
+    async def close(self) -> None:
+        """See `Episode.close`; its branches are closed with it."""
+        close_s = self._parts.limits.close_s
+        for branch in self._branches:
+            await branch.close()
+        try:
+            await within(close_s, of_env(self._env.close()))
+        finally:
+            await within(close_s, self._lease.close())
+
+    def _cut(self, stop: StopReason) -> None:
+        """End in the middle of a turn; what was written of it stays in the conversation."""
+        if len(self._turn_ids()):
+            self._recorder.acted(Action(self.text))
+        self._end(stop)
+
+    def _end(self, stop: StopReason, error: str | None = None) -> None:
+        self._stop, self._error = stop, error
+
+    @asynccontextmanager
+    async def _border(self) -> AsyncGenerator[None]:
+        """The episode border: deadlines and failures of the world end the episode as data."""
+        deadline = self._ctx.deadline
+        try:
+            async with asyncio.timeout(None if deadline is None else deadline - monotonic()):
+                yield
+        except WorldFault as error:
+            self._end(StopReason.ERROR, told(error))
+        except TimeoutError:
+            self._out_of_time()
+
+    def _out_of_time(self) -> None:
+        """A deadline before the first prompt leaves nothing to train on: the world was too slow."""
+        if len(self.row):
+            self._end(StopReason.DEADLINE)
+            return
+        limit_s = self._parts.limits.episode_s
+        slow = DeadlineExceeded(f"the environment did not start within {limit_s:g} s")
+        self._end(StopReason.ERROR, told(slow))
+
+
+__all__ = ["LiveEpisode", "Played"]
