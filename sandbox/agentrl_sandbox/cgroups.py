@@ -22,6 +22,7 @@ _NAME = re.compile(r"agentrl-(\d+)-(\d+)-\d+")
 _NEEDED = ("memory", "pids")
 _PERIOD_US = 100_000
 _PROC = Path("/proc/self")
+_SMALL = 8192
 _serials = itertools.count()
 
 
@@ -68,12 +69,12 @@ class Group:
     def oom_kills(self) -> int:
         """How often the kernel has killed something in here for want of memory."""
         name = "memory.events" if self.unified else "memory.oom_control"
-        with contextlib.suppress(OSError):
-            for line in (self.folders["memory"] / name).read_text().splitlines():
-                word, _, count = line.partition(" ")
-                if word == "oom_kill":
-                    return int(count)
-        return 0
+        try:
+            text = read_now(f"{self.folders['memory']}/{name}")
+        except OSError:
+            return 0
+        _, found, rest = text.partition(b"\noom_kill ")
+        return int(rest.split(None, 1)[0]) if found else 0
 
     def remove(self) -> None:
         """Remove it; one with a process still in it stays until the pool closes."""
@@ -189,6 +190,15 @@ def _words(file: Path) -> list[str]:
         return file.read_text().split()
     except OSError:
         return []
+
+
+def read_now(path: str) -> bytes:
+    """A small file of the kernel's; each run reads some, so without Python's buffers. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, _SMALL)
+    finally:
+        os.close(fd)
 
 
 def _write_if_there(file: Path, text: str) -> None:

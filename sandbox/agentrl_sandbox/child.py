@@ -13,10 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from agentrl_sandbox.cgroups import Group
+from agentrl_sandbox.cgroups import Group, read_now
 
 if TYPE_CHECKING:
     from agentrl_sandbox.link import Link
+
+_REST_S = 0.005
+"""How long after a run a child may go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +136,8 @@ class Child:
         self._pidfd = pidfd
         self._pid = pid if pidfd is None else pid_behind(pidfd)
         self._fallback = fallback
+        self._frozen = False
+        self._falling_asleep: asyncio.TimerHandle | None = None
         self._closed = False
 
     def oom_kills(self) -> int:
@@ -151,10 +156,29 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd, number)
 
-    def freeze(self, frozen: bool) -> None:
-        """Stop it between runs, so that threads left behind cost nothing; or let it go on."""
+    def freeze(self) -> None:
+        """Stop it between runs, so that threads left behind cost nothing."""
+        self._stay_awake()
         if self._pidfd is not None:
-            self.send_signal(signal.SIGSTOP if frozen else signal.SIGCONT)
+            self._frozen = True
+            self.send_signal(signal.SIGSTOP)
+
+    def freeze_soon(self) -> None:
+        """The same in a moment, so that neither this run's answer nor the next run waits for it."""
+        self._stay_awake()
+        self._falling_asleep = asyncio.get_running_loop().call_later(_REST_S, self.freeze)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self._stay_awake()
+        if self._frozen:
+            self._frozen = False
+            self.send_signal(signal.SIGCONT)
+
+    def _stay_awake(self) -> None:
+        if self._falling_asleep is not None:
+            self._falling_asleep.cancel()
+            self._falling_asleep = None
 
     def cpu_s(self) -> float:
         """CPU time it has used; 0.0 where the system cannot tell (macOS)."""
@@ -166,21 +190,21 @@ class Child:
 
     def peak_rss_mb(self) -> float:
         """Its greatest resident memory so far, 0.0 where the system cannot tell."""
-        try:
-            with open(f"/proc/{self._pid}/status") as file:
-                line = next((x for x in file if x.startswith("VmHWM:")), "")
-        except OSError:
-            return 0.0
-        return int(line.split()[1]) / 1024 if line else 0.0
+        return self._told(b"VmHWM") / 1024
 
     def threads(self) -> int:
         """How many threads it has now, 0 where the system cannot tell."""
+        return self._told(b"Threads")
+
+    def _told(self, field: bytes) -> int:
+        """A number of its `/proc/<pid>/status`, 0 where there is none."""
         try:
-            with open(f"/proc/{self._pid}/status") as file:
-                line = next((x for x in file if x.startswith("Threads:")), "")
+            text = read_now(f"/proc/{self._pid}/status")
         except OSError:
             return 0
-        return int(line.split()[1]) if line else 0
+        # From the start of a line: its first field is a name that the code chooses.
+        _, found, rest = text.partition(b"\n" + field + b":")
+        return int(rest.split(None, 1)[0]) if found else 0
 
     def open_files_bytes(self) -> int:
         """Bytes of its open files that have no name any more, where we may look."""
@@ -222,6 +246,7 @@ class Child:
         if self._closed:
             return
         self.oom_kills()
+        self._stay_awake()
         self._closed = True
         self._ends.close_near()
         if self._pidfd is not None:

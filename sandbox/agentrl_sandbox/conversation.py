@@ -21,10 +21,12 @@ FLOOD_BYTES = 64 << 20
 _CHUNK = 1 << 16
 _LEFT_OVER = 1 << 20
 _WORD_S = 0.1
+_BRIEF_S = 0.001
+"""What a shorter run writes waits in its pipes, so that it costs no watching."""
 
 
 class Conversation:
-    """Reads a child's three channels for the length of one run."""
+    """Reads a child's three channels for the length of one run; one task waits for its end."""
 
     def __init__(self, child: Child, *, nonce: bytes, keep_bytes: int) -> None:
         self.stdout, self.stderr = Capture(keep_bytes), Capture(keep_bytes)
@@ -33,30 +35,55 @@ class Conversation:
         self.nonce = nonce
         self._reply_limit = keep_bytes + 4 * wire.MAX_ERROR_BYTES
         self._inbox = b""
+        self.ending: Ending | None = None
+        """How the run ended; None: it goes on."""
         self._loop = asyncio.get_running_loop()
-        self.ended: asyncio.Future[Ending] = self._loop.create_future()
+        self._waiter: asyncio.Future[None] | None = None
+        self._watching: tuple[int, ...] = ()
 
     def __enter__(self) -> Conversation:
         child = self._child
-        self._loop.add_reader(child.out, self._drain, child.out, self.stdout)
-        self._loop.add_reader(child.err, self._drain, child.err, self.stderr)
-        self._loop.add_reader(child.control, self._hear)
+        self._loop.add_reader(child.control.fileno(), self._hear)
+        self._watch_outputs = self._loop.call_later(_BRIEF_S, self._drain_from_now_on)
         child.exited.add_done_callback(self._reaped)
         return self
 
     def __exit__(self, *_: object) -> None:
         child = self._child
-        for source in (child.out, child.err, child.control):
+        self._watch_outputs.cancel()
+        for source in (child.control.fileno(), *self._watching):
             self._loop.remove_reader(source)
         child.exited.remove_done_callback(self._reaped)
 
+    async def wait(self, seconds: float) -> None:
+        """Until the run has ended, but no longer than that."""
+        if self.ending is not None:
+            return
+        self._waiter = self._loop.create_future()
+        alarm = self._loop.call_later(seconds, self._wake)
+        try:
+            await self._waiter
+        finally:
+            alarm.cancel()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
     def end(self, how: Ending) -> None:
         """Settle how the run ended; the first to say so is right."""
-        if not self.ended.done():
-            self.ended.set_result(how)
+        if self.ending is None:
+            self.ending = how
+            self._wake()
 
     def _reaped(self, _: object) -> None:
         self.end("exited")
+
+    def _drain_from_now_on(self) -> None:
+        child = self._child
+        self._watching = (child.out, child.err)
+        self._loop.add_reader(child.out, self._drain, child.out, self.stdout)
+        self._loop.add_reader(child.err, self._drain, child.err, self.stderr)
 
     def _drain(self, fd: int, capture: Capture) -> None:
         data = _read(lambda: os.read(fd, _CHUNK))
@@ -73,7 +100,7 @@ class Conversation:
             return
         if data == b"":
             # A death shows here first: the reaper's word on how follows within moments.
-            self._loop.remove_reader(self._child.control)
+            self._loop.remove_reader(self._child.control.fileno())
             self._loop.call_later(_WORD_S, self._hung_up)
             return
         self._inbox += data

@@ -50,9 +50,9 @@ async def _settled_threads(child: Child) -> int:
     for _ in range(_ENDING_TRIES):
         if threads <= 1:
             break
-        child.freeze(False)
+        child.thaw()
         await asyncio.sleep(_ENDING_S)
-        child.freeze(True)
+        child.freeze()
         threads = child.threads()
     return threads
 
@@ -94,12 +94,12 @@ async def _make(child: Child, count: int) -> None:
     """Have the child fork. It answers for itself, so this only says whether to wait for births."""
     nonce = os.urandom(wire.NONCE_BYTES)
     with Conversation(child, nonce=nonce, keep_bytes=_KEPT) as talk:
-        child.freeze(False)
+        child.thaw()
         child.control.send(wire.request(nonce, str(count), wire.COPY))
-        await asyncio.wait({talk.ended}, timeout=_CLONE_S)
-        child.freeze(True)
+        await talk.wait(_CLONE_S)
+        child.freeze()
     reply = talk.reply
-    if not talk.ended.done() or reply is None:
+    if talk.ending is None or reply is None:
         raise SandboxError("the session did not copy itself in time")
     if reply.kind != wire.OK:
         raise SandboxError(f"the session could not be copied: {reply.error}")
@@ -130,7 +130,7 @@ async def _settle(copy: Child, delivery: Delivery) -> None:
     """Show a copy its work folder and wait until its fence stands, by the zygote's word."""
     with Conversation(copy, nonce=wire.NO_NONCE, keep_bytes=_KEPT) as talk:
         copy.control.send(wire.request(wire.NO_NONCE, copy.work, wire.SETTLE))
-        await asyncio.wait({talk.ended}, timeout=_SETTLE_S)
+        await talk.wait(_SETTLE_S)
         talk.finish()
     ready = talk.reply is not None and talk.reply.kind == wire.READY
     if ready:

@@ -302,7 +302,7 @@ async def ready_child(link: Link) -> Child:
     ready = False
     try:
         with Conversation(child, nonce=wire.NO_NONCE, keep_bytes=4096) as talk:
-            await asyncio.wait({talk.ended}, timeout=_READY_S)
+            await talk.wait(_READY_S)
             talk.finish()
         ready = talk.reply is not None and talk.reply.kind == wire.READY
     finally:

@@ -116,6 +116,7 @@ class Session:
             if self._child is None:
                 self._child = await self._terms.spawn()
             self._used = time.monotonic()
+            self._child.freeze()
             return await self._terms.copy(self._child, n)
 
     async def interrupt(self) -> None:
@@ -202,12 +203,11 @@ class Session:
         child.runs += 1
         clean = False
         try:
-            child.freeze(False)
             with talk:
                 course = await self._watch(child, talk, code, timeout_s)
                 clean = course.ending == "done"
                 if clean and self._lasting:
-                    child.freeze(True)
+                    child.freeze_soon()
                 elif not clean:
                     child.kill()
                 talk.finish()
@@ -250,6 +250,20 @@ class Session:
     async def _watch(self, child: Child, talk: Conversation, code: str, timeout_s: float) -> Course:
         began = time.monotonic()
         left = send_now(child.control, wire.request(talk.nonce, code))
+        child.thaw()
+        if not left and not child.kin.folder:
+            # The usual case: a task for nothing would take a third of a short run.
+            overdue = await self._time_out(child, talk, timeout_s)
+        else:
+            overdue = await self._time_out_beside_helpers(child, talk, left, timeout_s)
+        if child.kin.folder and talk.ending is not None and await self._too_big(child):
+            return Course("disk", overdue, time.monotonic() - began)
+        return Course(talk.ending or "broken", overdue, time.monotonic() - began)
+
+    async def _time_out_beside_helpers(
+        self, child: Child, talk: Conversation, left: bytes, timeout_s: float
+    ) -> Overdue | None:
+        """The same, while the rest of the code is sent and the work folder is measured."""
         async with asyncio.TaskGroup() as group:
             helpers: list[asyncio.Task[None]] = []
             if left:
@@ -257,22 +271,25 @@ class Session:
             if child.kin.folder:
                 helpers.append(group.create_task(self._guard_disk(child, talk)))
             overdue = await self._time_out(child, talk, timeout_s)
-            if overdue and self._lasting:
-                child.send_signal(signal.SIGINT)
-                await asyncio.wait({talk.ended}, timeout=GRACE_S)
             for task in helpers:
                 task.cancel()
-        if child.kin.folder and talk.ended.done() and await self._too_big(child):
-            return Course("disk", overdue, time.monotonic() - began)
-        ending = talk.ended.result() if talk.ended.done() else "broken"
-        return Course(ending, overdue, time.monotonic() - began)
+        return overdue
 
     async def _time_out(self, child: Child, talk: Conversation, timeout_s: float) -> Overdue | None:
         """Wait for the end of a run or of its time; which time ran out first, if one did."""
+        overdue = await self._which_ran_out(child, talk, timeout_s)
+        if overdue and self._lasting:
+            child.send_signal(signal.SIGINT)
+            await talk.wait(GRACE_S)
+        return overdue
+
+    async def _which_ran_out(
+        self, child: Child, talk: Conversation, timeout_s: float
+    ) -> Overdue | None:
         deadline = time.monotonic() + timeout_s
         cpu_s = self._terms.limits.cpu_s
         cpu_end = None if cpu_s is None else child.cpu_s() + cpu_s
-        while not talk.ended.done():
+        while talk.ending is None:
             pause_s = deadline - time.monotonic()
             if pause_s <= 0:
                 return "timeout"
@@ -282,7 +299,7 @@ class Session:
                     return "cpu_limit"
                 # Threads on all cores cannot use it up sooner.
                 pause_s = min(pause_s, max(unspent_s / (os.cpu_count() or 1), _CPU_POLL_S))
-            await asyncio.wait({talk.ended}, timeout=pause_s)
+            await talk.wait(pause_s)
         return None
 
     async def _guard_disk(self, child: Child, talk: Conversation) -> None:

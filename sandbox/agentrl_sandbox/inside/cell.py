@@ -22,6 +22,7 @@ from typing import NamedTuple, NoReturn, TextIO
 from agentrl_sandbox.inside import branch, wire
 
 _THREAD_STACK_BYTES = 512 * 1024
+_CHUNK = 1 << 14
 
 
 class Outcome(NamedTuple):
@@ -38,14 +39,15 @@ def _stream(fd: int) -> TextIO:
     return io.TextIOWrapper(buffer, "utf-8", errors="backslashreplace", line_buffering=True)
 
 
-def _compile(code: str, name: str) -> tuple[types.CodeType, types.CodeType | None]:
+def _compile(code: str, name: str) -> tuple[types.CodeType | None, types.CodeType | None]:
+    """What to execute, then what to evaluate and echo; None where there is nothing."""
     tree = ast.parse(code, name)
     final = tree.body[-1] if tree.body else None
     if not isinstance(final, ast.Expr):
         return compile(tree, name, "exec"), None
     tree.body.pop()
     last = compile(ast.Expression(final.value), name, "eval")
-    return compile(tree, name, "exec"), last
+    return compile(tree, name, "exec") if tree.body else None, last
 
 
 def _last_line(error: BaseException) -> bytes:
@@ -83,13 +85,15 @@ class Interpreter:
             if outcome is not None:
                 self._control.sendall(wire.reply(nonce, *outcome))
 
-    def _next(self) -> tuple[int, bytes, str] | None:
-        header = self._receive(wire.REQUEST_BYTES)
-        if header is None:
-            return None
-        order, nonce, length = wire.request_header(header)
-        body = self._receive(length)
-        return None if body is None else (order, nonce, body.decode("utf-8", "surrogatepass"))
+    def _next(self) -> wire.Request | None:
+        """The next order; None when the other side has hung up. It sends one at a time."""
+        data = bytearray()
+        while (request := wire.parse_request(data)) is None:
+            piece = self._control.recv(_CHUNK)
+            if not piece:
+                return None
+            data += piece
+        return request
 
     def _branch(self, copies: int) -> Outcome | None:
         """Make copies of this process; None in a copy, which has answered for itself."""
@@ -124,15 +128,6 @@ class Interpreter:
             self._control.sendall(wire.reply(wire.NO_NONCE, wire.UNFIT, None, _last_line(error)))
             os._exit(1)
         self._control.sendall(wire.reply(wire.NO_NONCE, wire.READY, None, None))
-
-    def _receive(self, count: int) -> bytes | None:
-        data = bytearray()
-        while len(data) < count:
-            piece = self._control.recv(min(count - len(data), 1 << 20))
-            if not piece:
-                return None
-            data += piece
-        return bytes(data)
 
     def _interrupted(self, number: int, frame: types.FrameType | None) -> None:
         if self._running:
@@ -175,7 +170,8 @@ class Interpreter:
     def _evaluate(self, code: str, name: str) -> bytes | None:
         body, last = _compile(code, name)
         namespace = self._module.__dict__
-        exec(body, namespace)
+        if body is not None:
+            exec(body, namespace)
         if last is None:
             return None
         value = eval(last, namespace)  # noqa: S307 - running model code is the purpose

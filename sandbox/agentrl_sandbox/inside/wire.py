@@ -23,6 +23,14 @@ _REPLY = struct.Struct("!16sBII")
 REQUEST_BYTES, REPLY_BYTES = _REQUEST.size, _REPLY.size
 
 
+class Request(NamedTuple):
+    """What the child is to do."""
+
+    order: int
+    nonce: bytes
+    text: str
+
+
 class Reply(NamedTuple):
     """What the child claims about one run."""
 
@@ -43,10 +51,14 @@ def request(nonce: bytes, text: str, order: int = RUN) -> bytes:
     return _REQUEST.pack(order, nonce, len(body)) + body
 
 
-def request_header(header: bytes) -> tuple[int, bytes, int]:
-    """The order, its nonce and the number of text bytes that follow."""
-    order, nonce, length = _REQUEST.unpack(header)
-    return order, nonce, length
+def parse_request(data: bytearray) -> Request | None:
+    """The one request that `data` holds, None while it is incomplete."""
+    if len(data) < REQUEST_BYTES:
+        return None
+    order, nonce, length = _REQUEST.unpack_from(data)
+    if len(data) < REQUEST_BYTES + length:
+        return None
+    return Request(order, nonce, data[REQUEST_BYTES:].decode("utf-8", "surrogatepass"))
 
 
 def reply(nonce: bytes, kind: int, value: bytes | None, error: bytes | None) -> bytes:
