@@ -6,11 +6,13 @@
 
 from __future__ import annotations
 
+import logging as log
 import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +21,15 @@ from transformers.utils import logging
 
 from agentrl.algo.head import head_scores
 from agentrl.algo.loss import TokenScores, predictors, token_logprobs
-from agentrl.algo.types import Batch
+from agentrl.algo.types import Batch, MicroBatch
 from agentrl.errors import UserError
+from agentrl.train.packing import (
+    forest_states,
+    input_lengths,
+    packed,
+    shared_micro_batches,
+    use_forest,
+)
 
 Precision = Literal["float32", "bfloat16"]
 VALUE_HEAD = "value_head"
@@ -36,12 +45,42 @@ TOKENIZER_FILES = (
     "*.tiktoken",
 )
 """Globs of what a folder's tokenizer consists of, copied byte for byte."""
+_LOG = log.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Tally:
+    """Tokens a model was given and tokens it computed for them."""
+
+    given: int = 0
+    """Up to the last predictor of each row, padding left out."""
+    computed: int = 0
+    """Shared prefixes once, padding included."""
+
+    @property
+    def ratio(self) -> float:
+        """Given over computed: above 1 is what sharing saves, below 1 what padding costs."""
+        return self.given / self.computed if self.computed else 1.0
+
+
+class _Wanted(NamedTuple):
+    """M different tokens to score."""
+
+    states: Tensor
+    """[M, H]: what predicts each."""
+    targets: Tensor
+    """i64 [M]."""
+    temperatures: Tensor
+    """f32 [M]."""
+    copies: Tensor | None
+    """i64 [n]: which of the M each wanted token of the batch is; None: they are the M, in order."""
 
 
 class CausalLM:
     """fp32 weights; with `bfloat16` the matrix products run in bf16 under autocast.
 
-    Dropout is switched off, so that the same weights always give the same logprobs.
+    Dropout is switched off, so that the same weights always give the same logprobs. What rows of a
+    micro-batch begin with together is computed once, where the model can take it.
     Raises UserError when `path` holds no model.
     """
 
@@ -52,6 +91,7 @@ class CausalLM:
         precision: Precision = "float32",
         device: str = "cpu",
         activation_checkpointing: bool = False,
+        shared_prefixes: bool = True,
     ) -> None:
         self.path = str(path)
         self.device = torch.device(device)
@@ -65,6 +105,10 @@ class CausalLM:
             # Layers checkpoint only in training mode; with no dropout that changes nothing else.
             self.model.train()
         self._plain_head = self._head_is_plain()
+        self.flat_because = self._why_flat(shared_prefixes)
+        """Why shared prefixes are computed once per row; None where they are computed once."""
+        self.tally = Tally()
+        """Counts on until somebody puts a new one here."""
         self.value_head: nn.Linear | None = None
         """State -> value, for critics; not among `tensors`, which are the language model's."""
 
@@ -87,37 +131,46 @@ class CausalLM:
         nn.init.zeros_(self.value_head.bias)
         return self.value_head
 
+    def micro_batches(
+        self, batch: Batch, max_tokens: int, tokens: Tensor | None = None
+    ) -> list[MicroBatch]:
+        """Cover the rows that hold `tokens` (bool [B, T], by default the mask).
+
+        At most `max_tokens` are computed at once, one row aside: shared prefixes counted once where
+        this model computes them once, padding included where it does not.
+        """
+        wanted = batch.mask if tokens is None else tokens
+        if self.flat_because is not None:
+            return batch.micro_batches(max_tokens, wanted)
+        return shared_micro_batches(batch, max_tokens, wanted)
+
     def scores(self, batch: Batch, tokens: Tensor) -> TokenScores:
         """Logprobs and entropies [B, T] of `tokens` (bool [B, T], never index 0), on the device.
 
         With a value head also the values. Rows must not hold a wanted token behind padding. No
         attention mask is passed: padding is on the right, where a causal model cannot see it.
         """
-        batch, tokens = batch.to(self.device), tokens.to(self.device)
         shape = batch.token_ids.shape
         if shape[1] < 2:
             zeros = torch.zeros(shape, device=self.device)
             return TokenScores(zeros, zeros.clone(), None if self.value_head is None else zeros)
         if not self._plain_head:
-            with self._autocast():
-                logits = self.model(input_ids=batch.token_ids, use_cache=False).logits
-            full = token_logprobs(logits, batch.token_ids, batch.temperatures)
-            values = None if self.value_head is None else self.values(batch, tokens)
-            return TokenScores(full.logprobs * tokens, full.entropies * tokens, values)
-        hidden = self._states(batch, tokens)
+            return self._scores_from_logits(batch.to(self.device), tokens.to(self.device))
+        wanted = self._wanted(batch, tokens)
+        tokens = tokens.to(self.device)
         head = self._head()
         scored = head_scores(
-            hidden,
+            wanted.states,
             head.weight,
             head.bias,
-            batch.token_ids[tokens],
-            batch.temperatures[tokens],
+            wanted.targets,
+            wanted.temperatures,
             dtype=self._dtype,
         )
         return TokenScores(
-            _scattered(scored.logprobs, tokens),
-            _scattered(scored.entropies, tokens),
-            None if self.value_head is None else _scattered(self._valued(hidden), tokens),
+            _scattered(scored.logprobs, tokens, wanted.copies),
+            _scattered(scored.entropies, tokens, wanted.copies),
+            None if self.value_head is None else self._scattered_values(wanted, tokens),
         )
 
     def values(self, batch: Batch, tokens: Tensor) -> Tensor:
@@ -125,10 +178,9 @@ class CausalLM:
 
         Raises ValueError without a value head.
         """
-        batch, tokens = batch.to(self.device), tokens.to(self.device)
         if batch.token_ids.shape[1] < 2:
             return torch.zeros(batch.token_ids.shape, device=self.device)
-        return _scattered(self._valued(self._states(batch, tokens)), tokens)
+        return self._scattered_values(self._wanted(batch, tokens), tokens.to(self.device))
 
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Trainable parameters, each storage once, in the model's order; the value head's last."""
@@ -172,14 +224,42 @@ class CausalLM:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled):
             yield
 
-    def _states(self, batch: Batch, tokens: Tensor) -> Tensor:
-        """[N, H]: what predicts each of `tokens`."""
-        return predictors(self._hidden(batch.token_ids[:, :-1]), tokens)
+    def _scores_from_logits(self, batch: Batch, tokens: Tensor) -> TokenScores:
+        """`scores` of a model whose logits are not its output layer's alone."""
+        with self._autocast():
+            logits = self.model(input_ids=batch.token_ids, use_cache=False).logits
+        full = token_logprobs(logits, batch.token_ids, batch.temperatures)
+        values = None if self.value_head is None else self.values(batch, tokens)
+        return TokenScores(full.logprobs * tokens, full.entropies * tokens, values)
 
-    def _valued(self, states: Tensor) -> Tensor:
+    def _wanted(self, batch: Batch, tokens: Tensor) -> _Wanted:
+        """The states that predict `tokens`, shared prefixes computed once where that pays."""
+        found = packed(batch, tokens) if self.flat_because is None else None
+        if found is None:
+            batch, tokens = batch.to(self.device), tokens.to(self.device)
+            ids = batch.token_ids[:, :-1]
+            self._count(tokens, ids.numel())
+            states = predictors(self._hidden(ids), tokens)
+            return _Wanted(states, batch.token_ids[tokens], batch.temperatures[tokens], None)
+        self._count(tokens, len(found.forest))
+        with self._autocast():
+            hidden = forest_states(self._body(), found.forest, self.device)
+        return _Wanted(
+            hidden.index_select(0, found.predictors.to(self.device)),
+            found.targets.to(self.device),
+            found.temperatures.to(self.device),
+            found.copies.to(self.device),
+        )
+
+    def _count(self, tokens: Tensor, computed: int) -> None:
+        self.tally.given += int(input_lengths(tokens).sum())
+        self.tally.computed += computed
+
+    def _scattered_values(self, wanted: _Wanted, tokens: Tensor) -> Tensor:
         if self.value_head is None:
             raise ValueError("this model has no value head")
-        return self.value_head(states.float())[:, 0]
+        values = self.value_head(wanted.states.float())[:, 0]
+        return _scattered(values, tokens, wanted.copies)
 
     def _hidden(self, token_ids: Tensor) -> Tensor:
         with self._autocast():
@@ -190,6 +270,16 @@ class CausalLM:
 
     def _head(self) -> nn.Linear:
         return self.model.get_output_embeddings()  # pyright: ignore[reportCallIssue]
+
+    def _why_flat(self, shared_prefixes: bool) -> str | None:
+        if not shared_prefixes:
+            return "learner.shared_prefixes is false"
+        if not self._plain_head:
+            return "its logits are not those of a plain output layer"
+        reason = use_forest(self.model, self._body(), self.device)
+        if reason is not None:
+            _LOG.warning("%s computes shared prefixes row by row: %s", self.path, reason)
+        return reason
 
     @torch.no_grad()
     def _head_is_plain(self) -> bool:
@@ -202,8 +292,9 @@ class CausalLM:
         return torch.allclose(self._head()(hidden), logits, rtol=1e-4, atol=1e-4)
 
 
-def _scattered(values: Tensor, tokens: Tensor) -> Tensor:
-    """Values [N] of the tokens at their places [B, T], 0 elsewhere."""
+def _scattered(values: Tensor, tokens: Tensor, copies: Tensor | None) -> Tensor:
+    """Values [M] of the different tokens at all their places [B, T], 0 elsewhere."""
+    values = values if copies is None else values.index_select(0, copies)
     return torch.zeros(tokens.shape, device=tokens.device).masked_scatter(tokens, values)
 
 
@@ -240,4 +331,4 @@ def _quiet() -> Generator[None]:
             logging.enable_progress_bar()
 
 
-__all__ = ["VALUE_HEAD", "CausalLM", "Precision"]
+__all__ = ["VALUE_HEAD", "CausalLM", "Precision", "Tally"]

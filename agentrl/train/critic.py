@@ -107,7 +107,7 @@ class Critic:
         total, norms = 0.0, list[float]()
         parts = [part.batch for part in batch.minibatches(self.options.minibatches)]
         for part in parts:
-            for micro in part.micro_batches(self._micro_tokens):
+            for micro in self.lm.micro_batches(part, self._micro_tokens):
                 own = micro.batch.to(self.lm.device)
                 share = teach(self.lm.values(own, own.mask), own, self.options.clip)
                 share.backward()  # pyright: ignore[reportUnknownMemberType] (untyped in torch)

@@ -20,7 +20,7 @@ class Scoring:
     """How a learner reads a batch."""
 
     micro_tokens: int
-    """Padded tokens of one forward pass."""
+    """Tokens of one forward pass, shared prefixes once, padding included."""
     deterministic: bool
     """Only torch's deterministic algorithms."""
 
@@ -29,7 +29,7 @@ class Scoring:
         """f32 [B, T] on the CPU, 0 off `tokens` (bool [B, T])."""
         result = torch.zeros(batch.token_ids.shape)
         with determinism(self.deterministic):
-            for micro in batch.micro_batches(self.micro_tokens, tokens):
+            for micro in lm.micro_batches(batch, self.micro_tokens, tokens):
                 scored = lm.scores(micro.batch, micro.take(tokens)).logprobs.cpu()
                 result[micro.rows, : scored.shape[1]] = scored
         return result
@@ -39,7 +39,7 @@ class Scoring:
         """f32 [B, T] on the CPU: the value head's values at masked tokens, 0 elsewhere."""
         result = torch.zeros(batch.token_ids.shape)
         with determinism(self.deterministic):
-            for micro in batch.micro_batches(self.micro_tokens):
+            for micro in lm.micro_batches(batch, self.micro_tokens):
                 found = lm.values(micro.batch, micro.batch.mask).cpu()
                 result[micro.rows, : found.shape[1]] = found
         return result

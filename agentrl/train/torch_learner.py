@@ -20,7 +20,7 @@ from agentrl.errors import RunFailed, UserError
 from agentrl.model_path import model_path
 from agentrl.points import AuxTerm, Ctx, PolicyLoss, ScoredModel
 from agentrl.train.buckets import buckets
-from agentrl.train.causal_lm import CausalLM, Precision
+from agentrl.train.causal_lm import CausalLM, Precision, Tally
 from agentrl.train.critic import Critic, CriticOptions
 from agentrl.train.frozen import FrozenModels
 from agentrl.train.learner_state import MODEL, LearnerState
@@ -37,9 +37,10 @@ MAX_SKIPPED = 3
 class TorchLearner:
     """One Hugging Face causal LM and its AdamW on one device.
 
-    fp32 weights and moments; `dtype=bfloat16` runs the products in bf16 under autocast. Micro-batches
-    of at most `micro_tokens` padded tokens are sorted by length, and only trained tokens reach the
-    output layer.
+    fp32 weights and moments; `dtype=bfloat16` runs the products in bf16 under autocast. What rows of
+    a micro-batch begin with together is computed once, so micro-batches hold neighbouring branches
+    and at most `micro_tokens` computed tokens; where little is shared they are sorted by length and
+    padded. Only trained tokens reach the output layer.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class TorchLearner:
         micro_tokens: int = 4096,
         device: str = "auto",
         activation_checkpointing: bool = False,
+        shared_prefixes: bool = True,
         reference: bool = False,
         teacher: str | None = None,
         critic: CriticOptions | None = None,
@@ -66,6 +68,8 @@ class TorchLearner:
         """`reference` freezes the loaded weights for terms that compare with them; `teacher` is
         another model with the same vocabulary; `critic` adds a value of each state. `deterministic`
         None means: on the CPU, where it costs nothing. `device` auto takes the GPU where there is one.
+        `shared_prefixes` false computes every row from its beginning, as a model that cannot do
+        otherwise always does: layers with a window or a state, or an attention of their own.
 
         Raises UserError when there is no model at a path or a setting is out of range.
         """
@@ -90,6 +94,7 @@ class TorchLearner:
             precision=dtype,
             device=device,
             activation_checkpointing=activation_checkpointing,
+            shared_prefixes=shared_prefixes,
         )
         self._lm = load(model)
         self._critic: Critic | None = None
@@ -125,6 +130,11 @@ class TorchLearner:
     def n_parameters(self) -> int:
         """Trainable numbers."""
         return sum(p.numel() for _, p in self._lm.named_parameters())
+
+    @property
+    def flat_because(self) -> str | None:
+        """Why shared prefixes are computed once per row; None where they are computed once."""
+        return self._lm.flat_because
 
     def logprobs(self, batch: Batch, tokens: Tensor | None = None) -> Tensor:
         """See `Learner.logprobs`."""
@@ -190,6 +200,7 @@ class TorchLearner:
             critic=critic.options if critic is not None and critic.shared else None,
             policy=not warming,
         )
+        self._lm.tally = Tally()
         steps: list[Step] = []
         if not (warming and critic is not None and not critic.shared):
             for part in parts:
@@ -207,6 +218,8 @@ class TorchLearner:
             "n_tokens": float(batch.n_tokens),
             "n_sequences": float(batch.n_sequences),
             "masked_rows": float(batch.n_masked_rows),
+            "shared_prefixes": float(self.flat_because is None),
+            "shared_prefix_ratio": self._lm.tally.ratio,
         }
 
     def sft_update(self, batch: Batch, lr: float | None = None) -> Mapping[str, float]:
@@ -275,7 +288,7 @@ class TorchLearner:
         """Accumulate the gradient over micro-batches, then one optimiser step."""
         total = 0.0
         with determinism(self._scoring.deterministic):
-            for micro in batch.micro_batches(self._scoring.micro_tokens, tokens):
+            for micro in self._lm.micro_batches(batch, self._scoring.micro_tokens, tokens):
                 share = loss(micro, self._lm.scores(micro.batch, micro.take(tokens)))
                 if share.requires_grad:
                     share.backward()  # pyright: ignore[reportUnknownMemberType] (untyped in torch)
