@@ -26,7 +26,7 @@ from agentrl.errors import UserError
 from agentrl.train.packing import (
     forest_states,
     input_lengths,
-    packed,
+    pack,
     shared_micro_batches,
     use_forest,
 )
@@ -234,7 +234,7 @@ class CausalLM:
 
     def _wanted(self, batch: Batch, tokens: Tensor) -> _Wanted:
         """The states that predict `tokens`, shared prefixes computed once where that pays."""
-        found = packed(batch, tokens) if self.flat_because is None else None
+        found = pack(batch, tokens) if self.flat_because is None else None
         if found is None:
             batch, tokens = batch.to(self.device), tokens.to(self.device)
             ids = batch.token_ids[:, :-1]

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 Indices = npt.NDArray[np.int64]
 
-MIN_SHARED = 16
+MIN_SHARED = 8
 """Fewest tokens for which a new branching point is made: a piece costs a kernel call per layer."""
 
 

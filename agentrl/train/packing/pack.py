@@ -29,7 +29,7 @@ class Packed:
     """i64 [n]: which of the M each wanted token is, in row order."""
 
 
-def packed(
+def pack(
     batch: Batch, wanted: Tensor, *, pays: float = PAYS, min_shared: int = MIN_SHARED
 ) -> Packed | None:
     """The forest that scores `wanted` (bool [B, T], never index 0), on the CPU.
@@ -54,4 +54,4 @@ def packed(
     )
 
 
-__all__ = ["Packed", "packed"]
+__all__ = ["Packed", "pack"]
