@@ -96,6 +96,8 @@ class PoolStatistics:
     """Runs that ended as `oom`."""
     expired: int = 0
     """Sessions closed because nobody used them for too long."""
+    copies: int = 0
+    """Of the open sessions, those made by `fork`: they take no slot, so that forking never waits."""
 
 
 @runtime_checkable

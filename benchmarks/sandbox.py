@@ -29,6 +29,8 @@ from agentrl.testing.sandbox_bench import Line, Setting, chosen, measure, soak
 
 RESULTS = Path(__file__).parent / "results"
 IMAGE = "agentrl-sandbox-bench"
+REST_S = 40.0
+"""Zygotes that wait for the next wave of sessions are kept for 20 to 30 s."""
 PEERS = ("docker", "jupyter-client", "ipykernel", "sympy")
 
 
@@ -76,7 +78,7 @@ def _rounded(line: Line) -> dict[str, object]:
 
 
 def _soak(runs: int) -> bool:
-    found = asyncio.run(soak(Setting(), runs, lambda text: print(text, flush=True)))
+    found = asyncio.run(soak(Setting(), runs, lambda text: print(text, flush=True), REST_S))
     print(
         f"{runs / found.seconds:.0f} runs/s, {found.wrong} wrong, grown: {found.grown or 'nothing'}"
     )

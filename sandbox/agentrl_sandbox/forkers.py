@@ -10,16 +10,20 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from dataclasses import dataclass
+import time
+from collections import deque
+from dataclasses import dataclass, field
 
 from agentrl.errors import SandboxError
 from agentrl_sandbox.cgroups import Group, Home
 from agentrl_sandbox.link import Link
 
 _log = logging.getLogger("agentrl.sandbox")
+_KEEP_S = 20.0
+"""How long one is kept without a session: a step's sessions come in waves."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Forker:
     """One such zygote."""
 
@@ -27,6 +31,8 @@ class Forker:
     group: Group
     index: int
     """Its users are the ones with this number."""
+    since: float = field(default_factory=time.monotonic)
+    """When it last had a session."""
 
 
 class Forkers:
@@ -35,7 +41,7 @@ class Forkers:
     def __init__(self, main: Link, home: Home) -> None:
         self.main = main
         self.home = home
-        self._idle: list[Forker] = []
+        self._idle: deque[Forker] = deque()
         self._all: set[Forker] = set()
         self._taken: set[int] = set()
         self._serials = itertools.count()
@@ -85,7 +91,13 @@ class Forkers:
         if not clean:
             # Buried when the next session looks for one.
             forker.link.kill()
+        forker.since = time.monotonic()
         self._idle.append(forker)
+
+    async def tidy(self) -> None:
+        """End those that nobody needed for a while; the last one used is the next one taken."""
+        while self._idle and time.monotonic() - self._idle[0].since > _KEEP_S:
+            await self._drop(self._idle.popleft())
 
     async def _drop(self, forker: Forker) -> None:
         forker.link.kill()

@@ -44,13 +44,17 @@ class Terms:
     running: Callable[[], AbstractContextManager[None]]
     """Held while code runs."""
     released: Callable[[Session], None]
-    """Gives the slot back; called once."""
+    """Forgets the session and gives its slot back; called once."""
 
 
 class Session:
     """The `Sandbox` of this back end; made by a pool's `acquire`."""
 
-    def __init__(self, terms: Terms, child: Child, waited_s: float = 0.0) -> None:
+    def __init__(
+        self, terms: Terms, child: Child, waited_s: float = 0.0, *, copied: bool = False
+    ) -> None:
+        self.copied = copied
+        """Made by `fork`, so it takes no slot of the pool."""
         self._terms = terms
         self._child: Child | None = child
         self._lock = asyncio.Lock()
@@ -100,9 +104,9 @@ class Session:
         """`n` sessions that go on from this one's present state, each on its own.
 
         Variables, open files and the work folder are copied; random numbers are drawn anew; ending
-        this session does not end the copies. They need slots of the pool like any session. Raises
-        SandboxError when the code left threads behind, the machine cannot do it, or no slots came
-        free in time, and UserError for a negative `n`.
+        this session does not end the copies. They take no slots of the pool, so this never waits for
+        other sessions; `PoolStatistics.copies` says how many there are. Raises SandboxError when the
+        code left threads behind or the machine cannot do it, and UserError for a negative `n`.
         """
         if n < 0:
             raise UserError(f"fork({n}): ask for a number of copies from 0 on")

@@ -22,21 +22,14 @@ class Slots:
         self._counts = counts
         self._waiting = 0
 
-    async def take(self, count: int = 1) -> float:
-        """Wait for places; the seconds it took. Raises SandboxError when they come not free in time."""
+    async def take(self) -> float:
+        """Wait for a place; the seconds it took. Raises SandboxError when none comes free in time."""
         began = time.monotonic()
-        taken = 0
         self._waiting += 1
         try:
             async with asyncio.timeout(self._wait_s):
-                while taken < count:
-                    await self._free.acquire()
-                    taken += 1
-        except BaseException as error:
-            for _ in range(taken):
-                self._free.release()
-            if not isinstance(error, TimeoutError):
-                raise
+                await self._free.acquire()
+        except TimeoutError as error:
             self._counts.refused += 1
             raise SandboxError(
                 f"no sandbox came free within {self._wait_s:g} s: all {self._most} sessions are "
@@ -50,7 +43,7 @@ class Slots:
         """Leave a place that was taken."""
         self._free.release()
 
-    def statistics(self, *, open_sessions: int, spares: int = 0) -> PoolStatistics:
+    def statistics(self, *, open_sessions: int, copies: int = 0, spares: int = 0) -> PoolStatistics:
         """The pool's counts as the contract wants them."""
         counts = self._counts
         return PoolStatistics(
@@ -65,4 +58,5 @@ class Slots:
             timeouts=counts.timeouts,
             ooms=counts.ooms,
             expired=counts.expired,
+            copies=copies,
         )

@@ -11,7 +11,7 @@ import pytest
 
 from agentrl.errors import SandboxUnavailable
 from agentrl.sandbox import SandboxLimits
-from agentrl_sandbox import cgroups
+from agentrl_sandbox import cgroups, forkers
 from agentrl_sandbox.local import LocalPool
 from agentrl_sandbox.probe import probe
 
@@ -26,6 +26,12 @@ HOG = (
 
 def _groups() -> list[Path]:
     return [f for p in dict.fromkeys(cgroups.find().of.values()) for f in p.glob("agentrl-*")]
+
+
+def _sessions() -> list[Path]:
+    """Groups of single sessions, below the homes of this process."""
+    mine = [f for f in _groups() if f.name.startswith(f"agentrl-{os.getpid()}-")]
+    return [entry for home in mine for entry in home.iterdir() if entry.is_dir()]
 
 
 def _ended_process() -> int:
@@ -107,6 +113,28 @@ async def test_cores_are_shared_out() -> None:
     result = await session.run(code, timeout_s=60)
     assert result.status == "ok"
     assert result.wall_s >= 0.5
+    await pool.close()
+
+
+@needs_strong
+async def test_zygotes_that_nobody_needs_any_more_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wave of sessions leaves its zygotes for the next wave, but not for ever."""
+    pool = LocalPool(spares=0)
+    await pool.open()
+    sessions = [await pool.acquire() for _ in range(4)]
+    kinds = len({folder.parent for folder in _sessions()})
+    assert len(_sessions()) == 4 * kinds
+    for session in sessions[1:]:
+        await session.close()
+    await pool._zygotes.tidy()
+    assert len(_sessions()) == 4 * kinds
+    monkeypatch.setattr(forkers, "_KEEP_S", 0.0)
+    await pool._zygotes.tidy()
+    assert len(_sessions()) == kinds
+    assert (await sessions[0].run("6 * 7", timeout_s=10)).value == "42"
+    again = await pool.acquire()
+    assert (await again.run("6 * 7", timeout_s=10)).value == "42"
+    assert len(_sessions()) == 2 * kinds
     await pool.close()
 
 

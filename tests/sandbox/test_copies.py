@@ -72,7 +72,7 @@ async def close_all(sessions: list[Session]) -> None:
 
 def processes(pool: LocalPool) -> set[int]:
     """Every living process below the pool's launcher."""
-    assert pool._link is not None
+    assert pool._zygotes.link is not None
     parents: dict[int, int] = {}
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
@@ -81,7 +81,7 @@ def processes(pool: LocalPool) -> set[int]:
             continue
         if fields[0] not in "ZX":
             parents[int(name)] = int(fields[1])
-    found = {pool._link.pid}
+    found = {pool._zygotes.link.pid}
     while more := {pid for pid, parent in parents.items() if parent in found} - found:
         found |= more
     return found
@@ -222,16 +222,27 @@ async def test_threads_cannot_be_copied(box: Session) -> None:
     await copy.close()
 
 
-async def test_copies_need_slots() -> None:
-    pool = LocalPool(limits=LIMITS, max_sessions=2, wait_s=0.3, spares=0)
+async def test_forking_never_waits_for_slots() -> None:
+    """Every slot is held by a session that forks: were copies to need slots, none would ever go on."""
+    pool = LocalPool(limits=LIMITS, max_sessions=2, wait_s=60, spares=0)
     await pool.open()
-    session = await pool.acquire()
-    with pytest.raises(SandboxError, match="all 2 sessions are taken"):
-        await session.fork(2)
-    [copy] = await session.fork(1)
-    assert pool.statistics().open_sessions == 2
-    assert pool.statistics().refused == 1
-    await copy.close()
+    sessions = [await pool.acquire() for _ in range(2)]
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        forking = [group.create_task(session.fork(3)) for session in sessions]
+    copies = [copy for task in forking for copy in task.result()]
+    found = pool.statistics()
+    assert (found.open_sessions, found.copies, found.waiting) == (8, 6, 0)
+    for session in sessions:
+        await session.close()
+    # The ends of sessions free their two slots, the ends of copies none.
+    again = [await pool.acquire() for _ in range(2)]
+    await close_all(copies)
+    waiting = asyncio.create_task(pool.acquire())
+    await asyncio.sleep(0.1)
+    found = pool.statistics()
+    assert (found.open_sessions, found.copies, found.waiting) == (2, 0, 1)
+    await again[0].close()
+    await (await waiting).close()
     await pool.close()
 
 

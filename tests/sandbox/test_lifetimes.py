@@ -171,7 +171,7 @@ async def test_fifty_sessions_leak_nothing(
     session = await pool.acquire()
     await session.run("1", timeout_s=10)
     await session.close()
-    link = pool._link
+    link = pool._zygotes.link
     assert link is not None
     zygote = max(_descendants(link._process.pid))[0]
 
@@ -209,7 +209,7 @@ async def test_losing_the_zygote(level: str) -> None:
     await pool.open()
     busy, stateful, fresh = [await pool.acquire() for _ in range(3)]
     await stateful.run("x = 1", timeout_s=10)
-    link = pool._link
+    link = pool._zygotes.link
     assert link is not None
     children = _descendants(link._process.pid)
     zygote = min(pid for pid, _ in children if _parent_of(pid) == link._process.pid)
@@ -245,7 +245,7 @@ async def test_closing_a_pool_in_use() -> None:
     pool = LocalPool(limits=SandboxLimits(memory_mb=128))
     await pool.open()
     sessions = [await pool.acquire() for _ in range(4)]
-    link = pool._link
+    link = pool._zygotes.link
     assert link is not None
     processes = _descendants(link._process.pid)
     async with asyncio.TaskGroup() as group:
@@ -275,7 +275,7 @@ async def test_giving_up_a_lease_harms_nobody() -> None:
     await pool.open()
     session = await pool.acquire()
     await session.run("x = 6", timeout_s=10)
-    link = pool._link
+    link = pool._zygotes.link
     assert link is not None
     before = _descriptors()
     for n in range(20):
@@ -285,7 +285,7 @@ async def test_giving_up_a_lease_harms_nobody() -> None:
         done, _ = await asyncio.wait({leasing}, timeout=10)
         if not leasing.cancelled():
             await done.pop().result().close()
-    assert pool._link is link
+    assert pool._zygotes.link is link
     assert not link.lost
     assert (await session.run("x * 7", timeout_s=10)).value == "42"
     for _ in range(100):

@@ -34,8 +34,13 @@ class Soak:
     """What there was more of at the end."""
 
 
-async def soak(setting: Setting, runs: int, told: Callable[[str], None]) -> Soak:
-    """`runs` fresh interpreters that print, write, fail, exit and are cut off in turn."""
+async def soak(
+    setting: Setting, runs: int, told: Callable[[str], None], rest_s: float = 3.0
+) -> Soak:
+    """`runs` fresh interpreters that print, write, fail, exit and are cut off in turn.
+
+    `rest_s`: how long the pool may take after them to give up what only a busy one needs.
+    """
     with _own_temporary_folder():
         outside = await _settled()
         async with pool(setting.options) as warm:
@@ -45,7 +50,7 @@ async def soak(setting: Setting, runs: int, told: Callable[[str], None]) -> Soak
             began = perf_counter()
             wrong = await _many(warm, runs, counts, told)
             seconds = perf_counter() - began
-            counts.append(await _settled())
+            counts.append(await _settled(rest_s))
         closed = (outside, await _settled())
     grown = (*grown_since(counts[: len(counts) // 2], counts[-1]), *_left(*closed))
     return Soak(runs, wrong, seconds, tuple(counts), closed, grown)
@@ -91,11 +96,11 @@ def _own_temporary_folder() -> Generator[None]:
                 os.environ["TMPDIR"] = before
 
 
-async def _settled() -> dict[str, int]:
+async def _settled(rest_s: float = 3.0) -> dict[str, int]:
     """The least of each count over some seconds: spares come and the dead are buried meanwhile."""
     found: list[dict[str, int]] = []
     for _ in range(8):
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(rest_s / 8)
         found.append(asdict(census()))
     return {name: min(each[name] for each in found) for name in found[0]}
 

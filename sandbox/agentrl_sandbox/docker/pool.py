@@ -160,8 +160,8 @@ class DockerPool:
             raise
         return self._adopt(place, time.monotonic() - asked)
 
-    def _adopt(self, place: Place, waited_s: float) -> DockerSession:
-        session = DockerSession(self._terms, place, waited_s)
+    def _adopt(self, place: Place, waited_s: float = 0.0, *, copied: bool = False) -> DockerSession:
+        session = DockerSession(self._terms, place, waited_s, copied=copied)
         self._sessions.add(session)
         return session
 
@@ -175,22 +175,15 @@ class DockerPool:
             )
         self._next += count
         container.sessions += count
-        taken = 0
         try:
-            waited_s = 0.0
-            while taken < count:
-                waited_s += await self._slots.take()
-                taken += 1
             await container.ask(
                 "fork", place.number, target=first, count=count, deadline_s=_PLACE_S
             )
         except BaseException:
             container.sessions -= count
-            for _ in range(taken):
-                self._slots.give_back()
             raise
         places = [Place(container, number, place.runs) for number in range(first, first + count)]
-        return [self._adopt(copy, waited_s) for copy in places]
+        return [self._adopt(copy, copied=True) for copy in places]
 
     async def run_once(self, code: str, *, timeout_s: float) -> ExecResult:
         """Run code in an interpreter of its own, one message each way; see `OneShot`."""
@@ -221,7 +214,8 @@ class DockerPool:
 
     def _release(self, session: DockerSession) -> None:
         self._sessions.discard(session)
-        self._slots.give_back()
+        if not session.copied:
+            self._slots.give_back()
 
     async def _place(self) -> Place:
         """A fresh interpreter, in another container if one fails. Raises SandboxError."""
@@ -288,7 +282,8 @@ class DockerPool:
 
     def statistics(self) -> PoolStatistics:
         """Counts for metrics."""
-        return self._slots.statistics(open_sessions=len(self._sessions))
+        copies = sum(session.copied for session in self._sessions)
+        return self._slots.statistics(open_sessions=len(self._sessions), copies=copies)
 
 
 def _how_to_get(image: str) -> str:

@@ -40,13 +40,17 @@ class Terms:
     """Ends one; never raises."""
     counts: Counts
     released: Callable[[DockerSession], None]
-    """Gives the slot back; called once."""
+    """Forgets the session and gives its slot back; called once."""
 
 
 class DockerSession:
     """The `Sandbox` of this back end; made by a pool's `acquire`."""
 
-    def __init__(self, terms: Terms, place: Place, waited_s: float) -> None:
+    def __init__(
+        self, terms: Terms, place: Place, waited_s: float = 0.0, *, copied: bool = False
+    ) -> None:
+        self.copied = copied
+        """Made by `fork`, so it takes no slot of the pool."""
         self._terms = terms
         self._place: Place | None = place
         self._lock = asyncio.Lock()
