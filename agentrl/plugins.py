@@ -25,6 +25,7 @@ HOST_ARGUMENTS = frozenset(
         "seed",
         "deterministic",
         "group_size",
+        "expert",
     }
 )
 """Names that the host hands in; a config never sets them as plug-in options."""

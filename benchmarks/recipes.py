@@ -104,6 +104,14 @@ WATCHED: Mapping[str, tuple[str, ...]] = {
     "temperature": ("entropy", "zero_variance_groups"),
     "trust_grpo": ("reward/process/tools", "reward_std", "calls"),
     "ttrl": ("reward_std", "entropy"),
+    "adaptthink": ("calls", "length_correct"),
+    "rex_rag": ("n_sequences", "reward/rex/mass", "reward_std"),
+    "cure": ("entropy", "zero_variance_groups"),
+    "guide": ("zero_variance_groups", "n_sequences"),
+    "rgr_grpo": ("shaped_share", "reward/judge/answer"),
+    "cog_rethinker": ("sft_loss", "n_sequences"),
+    "cort_hints": ("calls", "length"),
+    "luffy": ("shaped_share", "calls"),
 }
 """Recipe -> the metrics that its own part of the step moves; `USUAL` for the others."""
 LONGER: Mapping[str, int] = {}

@@ -27,9 +27,10 @@ NAMESPACE = "adaptthink.acc"
 _CLOSED = re.compile(r"\s*(<think>\s*)?</think>")
 
 
-def no_thinking(trajectory: Trajectory) -> bool:
-    """Whether the response starts by closing its thinking."""
-    return _CLOSED.match(first_text(trajectory)) is not None
+def no_thinking(trajectory: Trajectory, opening: str | None = None) -> bool:
+    """Whether the response starts by closing its thinking, or with `opening`."""
+    text = first_text(trajectory)
+    return _CLOSED.match(text) is not None if opening is None else text.startswith(opening)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +44,13 @@ class AdaptThink:
     metadata: str = "ref_acc"
     """Key of the task's metadata that holds ref_acc."""
     component: str = COMPONENT
+    no_thinking: str | None = None
+    """What a response without thinking starts with, where that is not a closed `</think>`: a model
+    whose thinking is its code answers at once."""
 
     def __call__(self, group: Group, shaped: Shaped, history: HistoryStore, ctx: Ctx) -> Shaped:
         """Offers the accuracy of each thinking trajectory to the history."""
-        silent = [no_thinking(t) for t in group.trajectories]
+        silent = [no_thinking(t, self.no_thinking) for t in group.trajectories]
         thought = [t for t, s in zip(group.trajectories, silent, strict=True) if not s]
         reference = self._reference(group, thought, history)
         writes = [

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from agentrl.algo.offpolicy import Correction
 from agentrl.config import Plugin, RunConfig
+from agentrl.env import Expert
 from agentrl.model_path import model_path
 from agentrl.plugins import build
 from agentrl.points import AuxTerm, Scorer, Services, TaskSource
@@ -93,6 +94,7 @@ def called(update: Update, method: Method) -> dict[str, object]:
     named: dict[str, object] = {"algo.advantage": update.advantage, "algo.loss": update.loss}
     named |= {f"the aux term {name!r}": term for name, term in update.aux.items()}
     named |= {"algo.reward_kl": update.reward_kl, "algo.gate": method.gate}
+    named["rollout.plan"] = method.plan
     for kind, plugins in (
         ("schedule", update.schedules),
         ("reward", method.services.rewards),
@@ -130,7 +132,13 @@ def make_method(
     )
     return Method(
         source=source,
-        plan=build("plan", rollout.plan, group_size=rollout.group_size),
+        plan=build(
+            "plan",
+            rollout.plan,
+            group_size=rollout.group_size,
+            renderer=parts.renderer,
+            expert=_expert(parts),
+        ),
         services=Services(
             episodes=episodes,
             rewards=setup.plugins("reward", algo.rewards, tokenizer=tokenizer),
@@ -142,6 +150,14 @@ def make_method(
         gate=None if algo.gate is None else build("gate", algo.gate),
         rounds=1 if algo.gate is None else algo.gate_rounds,
     )
+
+
+def _expert(parts: Parts) -> Callable[[Task, int], Sequence[str]] | None:
+    """Task and seed -> the turns of the environment's expert; None when it has none."""
+    env = parts.make_env()
+    if not isinstance(env, Expert):
+        return None
+    return lambda task, seed: tuple(env.expert(task, seed=seed))
 
 
 def make_exam(config: RunConfig, tasks: Sequence[Task], parts: Parts) -> Exam:

@@ -26,8 +26,6 @@ NO_METHOD = {"nano", "retool_qwen2.5_7b"}
 NOT_DELIVERED = {
     "advantage arpo": "needs a plan that branches",
     "advantage deepsearch": "needs a plan that searches a tree",
-    "advantage identity": "AdaptThink's, which needs a plan that forces the first token",
-    "loss sequence_ratio": "AdaptThink's",
     "loss shaped": "needs a plan that puts foreign answers into a group",
     "aux supervised": "what `algo.demos` trains with; no method has it beside the policy's term",
     "schedule periodic_reset": "a switch of prorl",

@@ -18,8 +18,9 @@ from agentrl.context import Context
 from agentrl.engine.base import Generation, Sampling
 from agentrl.engine.scripted import Reply, ScriptedEngine
 from agentrl.env import Action, Env, Observation, StepInfo, StepResult
+from agentrl.points import Services
 from agentrl.rollout.limits import Limits, Slots
-from agentrl.rollout.loop import run_episode
+from agentrl.rollout.loop import Episodes, run_episode
 from agentrl.rollout.parts import Names, Parts
 from agentrl.tool import FunctionTool, Tool, tool
 from agentrl.trajectory import Trajectory
@@ -195,6 +196,37 @@ class World:
     def bare(self, **parts: Callable[..., Awaitable[Any]]) -> Callable[[], Env]:
         """Makes an environment from replaced methods."""
         return lambda: Bare(self.log, **parts)
+
+
+def spoken(world: World, turn: Callable[[str, int], str], **options: Any) -> Rows:
+    """An engine that writes `turn(text of the row, seed)`; logprobs and entropies vary by place.
+
+    A turn that ends in a tag of the protocol is left open, any other one ends.
+    """
+
+    def write(row: Any, sampling: Sampling, index: int) -> Reply:
+        said = turn(world.renderer.tokenizer.decode(np.asarray(row)), sampling.seed)
+        ended = not said.endswith("</code>")
+        ids = world.renderer.demo(said, ended=ended).tolist()
+        at = [len(row) + k for k in range(len(ids))]
+        return Reply(ids, [-0.1 - 0.05 * (t % 7) for t in at], [0.2 * (t % 5) for t in at])
+
+    return world.script(write, **options)
+
+
+@pytest.fixture
+def served(world: World) -> Callable[..., Services]:
+    """What a plan is handed: episodes of the quiz, written by `turn(text of the row, seed)`."""
+
+    def make(turn: Callable[[str, int], str], **given: Any) -> Services:
+        options = {
+            name: given.pop(name) for name in ("rewards", "scorer", "judge") if name in given
+        }
+        make_env = given.pop("make_env", None)
+        parts = world.parts(spoken(world, turn), make_env, **given)
+        return Services(episodes=Episodes(parts, seed=7), **options)
+
+    return make
 
 
 @pytest.fixture

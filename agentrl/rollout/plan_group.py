@@ -1,0 +1,105 @@
+"""What the plans of this room share: siblings side by side, played again when the world fails them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any, TypeVar
+
+from agentrl.errors import UserError, WorldFault
+from agentrl.points import Ctx, Episode, Opening, Services
+from agentrl.seeds import derive
+from agentrl.trajectory import StopReason, Trajectory
+from agentrl.types import Task
+
+T = TypeVar("T")
+TRIES = 3
+"""Attempts at one sibling before its failure stands in the group as data."""
+LOOK_S = 120.0
+"""Deadline of an early look at one trajectory's rewards."""
+
+Play = Callable[[Episode], Awaitable[Trajectory]]
+"""How a plan plays one live episode to its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One task at one step, with what plays it."""
+
+    task: Task
+    services: Services
+    ctx: Ctx
+
+    async def play(
+        self, sibling: int, play: Play, opening: Opening | None = None, *, tries: int = TRIES
+    ) -> Trajectory:
+        """A sibling played by the plan; one that the world failed is played again."""
+        for _ in range(tries - 1):
+            trajectory = await self._once(sibling, play, opening)
+            if trajectory.error is None:
+                return trajectory
+        return await self._once(sibling, play, opening)
+
+    async def _once(self, sibling: int, play: Play, opening: Opening | None) -> Trajectory:
+        async with self.services.episodes.live(self.task, sibling, self.ctx, opening) as episode:
+            return await play(episode)
+
+    async def run(self, sibling: int, opening: Opening | None = None) -> Trajectory:
+        """A sibling played by the loop, with the loop's own retries."""
+        return await self.services.episodes.run(self.task, sibling, self.ctx, opening)
+
+    def rng(self, plan: str, sibling: int = 0) -> Random:
+        """A plan's own draws for one sibling: by name and place, never by arrival."""
+        ctx = self.ctx
+        return Random(derive(ctx.seed, plan, ctx.step, self.task.id, ctx.repeat, sibling))
+
+    async def score(self, trajectory: Trajectory, component: str = "env") -> float:
+        """An early look at one reward component; the trajectory itself stays unscored.
+
+        0.0 for what the world failed or a judge could not grade in time. Raises UserError when
+        no configured reward records the component.
+        """
+        if trajectory.error is not None:
+            return 0.0
+        if component in trajectory.rewards:
+            return trajectory.rewards[component]
+        try:
+            async with asyncio.timeout(LOOK_S):
+                for reward in self.services.rewards:
+                    found = await reward(trajectory, self.services)
+                    if component in found:
+                        return found[component]
+        except (WorldFault, TimeoutError):
+            return 0.0
+        raise UserError(
+            f"rollout.plan reads the reward component {component!r}, which nothing records; add the "
+            "reward function that does to algo.rewards"
+        )
+
+
+async def side_by_side(waiting: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """All at once, results in the order given whatever the order of arrival."""
+    async with asyncio.TaskGroup() as group:
+        running = [group.create_task(one) for one in waiting]
+    return [task.result() for task in running]
+
+
+async def played_within(episode: Episode, tokens: int | None) -> Trajectory:
+    """Turn after turn to the end, or until `tokens` were sampled or forced.
+
+    The cap counts what is under the mask; hitting it ends the episode with MAX_TOKENS.
+    """
+    while episode.stop is None:
+        if not episode.complete:
+            left = None if tokens is None else tokens - episode.row.n_sampled
+            if left is not None and left <= 0:
+                return episode.finish(StopReason.MAX_TOKENS)
+            await episode.write(max_tokens=left)
+        if episode.complete:
+            await episode.act()
+    return episode.finish()
+
+
+__all__ = ["LOOK_S", "TRIES", "Play", "Stage", "played_within", "side_by_side"]
