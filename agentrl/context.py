@@ -24,6 +24,10 @@ class LimiterStatistics:
     waiting: int
     total_wait_s: float
     """Seconds spent waiting by all that have been admitted so far."""
+    admitted: int = 0
+    """How many those are."""
+    longest_wait_s: float = 0.0
+    """Of any of them."""
 
 
 class Limiter(Protocol):

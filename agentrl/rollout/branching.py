@@ -22,19 +22,23 @@ async def copied(env: Env, lease: Lease, n: int) -> list[tuple[Env, Lease]] | No
         return None
 
 
-async def replayed(
-    env: Env, task: Task, seed: int, steps: Sequence[tuple[Action, Observation]]
-) -> int:
+def fingerprint(observation: Observation) -> int:
+    """Equal, within this process, for observations of equal text."""
+    return hash(tuple(message.content for message in observation))
+
+
+async def replayed(env: Env, task: Task, seed: int, steps: Sequence[tuple[Action, int]]) -> int:
     """Bring a freshly opened environment to where these steps end; the calls that took.
 
-    Raises CannotFork when it does not answer as it did.
+    A step is an action and the fingerprint of what answered it. Raises CannotFork when the
+    environment does not answer as it did.
     """
     await of_env(env.reset(task, seed=seed))
     calls = 0
     for turn, (action, before) in enumerate(steps):
         result = await of_env(env.step(action))
         calls += len(result.info.results)
-        if tuple(m.content for m in result.observation) != tuple(m.content for m in before):
+        if fingerprint(result.observation) != before:
             raise CannotFork(
                 f"turn {turn} was answered differently when it was played again; give the "
                 "environment a `fork`, or make it depend on task and seed alone"
@@ -42,4 +46,4 @@ async def replayed(
     return calls
 
 
-__all__ = ["copied", "replayed"]
+__all__ = ["copied", "fingerprint", "replayed"]

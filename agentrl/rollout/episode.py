@@ -12,6 +12,9 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from time import monotonic
+from typing import Literal
+
+import numpy as np
 
 from agentrl.chat.base import Inline
 from agentrl.chat.opening import open_conversation
@@ -20,11 +23,11 @@ from agentrl.engine.base import Generation
 from agentrl.env import Action, Env, Observation, StepResult
 from agentrl.errors import DeadlineExceeded, EngineError, WorldFault
 from agentrl.points import Opening
-from agentrl.rollout.branching import copied, replayed
-from agentrl.rollout.faults import of_env, told, within
-from agentrl.rollout.limits import Lease, clip_observation
+from agentrl.rollout.branching import copied, fingerprint, replayed
+from agentrl.rollout.faults import in_time, of_env, told, within
+from agentrl.rollout.limits import Lease, clip_result
 from agentrl.rollout.parts import Names, Parts
-from agentrl.rollout.recorder import Recorder
+from agentrl.rollout.recorder import Moment, Recorder
 from agentrl.trajectory import StopReason, Trajectory
 from agentrl.transcript import Int32Array, Origin, Segment, Transcript, floats_array, ids_array
 from agentrl.types import Task
@@ -35,7 +38,8 @@ class Played:
     """A turn that the environment has answered."""
 
     action: Action
-    observation: Observation
+    answer: int
+    """Fingerprint of the observation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +48,23 @@ class _Mark:
 
     n_tokens: int
     """Of the present row."""
-    record: Recorder
+    moment: Moment
     n_played: int
     unreadable: int
 
 
+Stage = Literal["new", "setup", "generation", "queue", "step", "plan", "closing"]
+"""What an episode is busy with; `plan`: its plan decides what comes next."""
+
+
 class LiveEpisode:
     """Implements `agentrl.points.Episode`."""
+
+    __slots__ = (
+        "_branches", "_carried", "_complete", "_ctx", "_ended", "_env", "_error", "_lease",
+        "_marks", "_names", "_parts", "_played", "_recorder", "_seeds", "_since", "_stage", "_stop",
+        "_unreadable", "_written",
+    )  # fmt: skip
 
     def __init__(
         self, parts: Parts, names: Names, recorder: Recorder, env: Env, lease: Lease
@@ -70,6 +84,8 @@ class LiveEpisode:
         self._complete = self._ended = False
         self._stop: StopReason | None = None
         self._error: str | None = None
+        self._stage: Stage = "new"
+        self._since = monotonic()
 
     @classmethod
     def of(
@@ -126,16 +142,29 @@ class LiveEpisode:
         """See `Episode.stop`."""
         return self._stop
 
+    @property
+    def doing(self) -> str:
+        """What it is busy with and for how long, for people."""
+        return f"{self.uid} in {self._stage} for {monotonic() - self._since:.0f} s"
+
+    @property
+    def busy_since(self) -> float:
+        """`time.monotonic()` at which its present stage began."""
+        return self._since
+
     async def start(self, opening: Opening | None = None) -> None:
         """Open the environment, reset it and place the prompt."""
-        limit_s = self._parts.limits.episode_s
-        deadline = None if limit_s is None else monotonic() + limit_s
+        limits = self._parts.limits
+        deadline = None if limits.episode_s is None else monotonic() + limits.episode_s
         self._ctx = replace(self._ctx, deadline=deadline, seed=self._seeds.env)
-        async with self._border():
-            await of_env(self._env.open(self._ctx))
-            first = await of_env(self._env.reset(self._recorder.task, seed=self._seeds.env))
+        async with self._border("setup"):
+            first = await in_time(limits.setup_s, self._first(), "the environment did not start")
             self._recorder.prompt(*self._prompt(first, opening))
             self._mark()
+
+    async def _first(self) -> Observation:
+        await of_env(self._env.open(self._ctx))
+        return await of_env(self._env.reset(self._recorder.task, seed=self._seeds.env))
 
     def _prompt(
         self, first: Observation, opening: Opening | None
@@ -169,7 +198,7 @@ class LiveEpisode:
         room, full = self._room()
         if room <= 0:
             return self._cut(full)
-        async with self._border():
+        async with self._border("generation"):
             wanted = room if max_tokens is None else min(room, max_tokens)
             generation = await self._generate(wanted, entropies, tuple(stop))
             self._ended = generation.stop == "stop_id"
@@ -203,19 +232,27 @@ class LiveEpisode:
             entropies=entropies or parts.sampling.entropies,
         )
         self._written += 1
-        started = monotonic()
-        try:
-            async with asyncio.timeout(parts.limits.generate_s):
-                generation = await parts.engine.generate(recorder.row.token_ids, sampling)
-        except TimeoutError as error:
-            raise EngineError(f"no generation within {parts.limits.generate_s:g} s") from error
+        self._enter("queue")
+        async with parts.engine_slots.slot() as waited_s:
+            self._enter("generation")
+            recorder.queue_s += waited_s
+            started = monotonic()
+            try:
+                async with asyncio.timeout(parts.limits.generate_s):
+                    generation = await parts.engine.generate(recorder.row.token_ids, sampling)
+            except TimeoutError as error:
+                raise EngineError(f"no generation within {parts.limits.generate_s:g} s") from error
         recorder.generated(generation, sampling.temperature or 1.0, monotonic() - started)
         if generation.stop == "abort":
             raise EngineError("the engine aborted the request")
         return generation
 
+    def _enter(self, stage: Stage) -> None:
+        self._stage, self._since = stage, monotonic()
+
     def _turn_ids(self) -> Int32Array:
-        return ids_array([*self._carried, *self.row.token_ids[self.turn_start :]])
+        written = self.row.token_ids[self.turn_start :]
+        return written if not len(self._carried) else np.concatenate([self._carried, written])
 
     async def act(self) -> bool:
         """See `Episode.act`. Raises RuntimeError when nothing was written."""
@@ -235,22 +272,23 @@ class LiveEpisode:
         elif recorder.n_calls + len(action.tool_calls) > limits.max_calls:
             self._end(StopReason.MAX_CALLS)
         else:
-            async with self._border():
-                self._answered(action, await of_env(self._env.step(action)))
+            async with self._border("step"):
+                step = of_env(self._env.step(action))
+                late = "the environment did not answer"
+                self._answered(action, await in_time(limits.step_s, step, late))
         return self._stop is None
 
     def _answered(self, action: Action, result: StepResult) -> None:
         """Write one step down."""
         parts = self._parts
-        observation, cut = clip_observation(
-            result.observation, parts.limits.observation_tokens, parts.renderer.tokenizer
-        )
-        self._recorder.stepped(action, result, cut)
-        self._played.append(Played(action, result.observation))
+        self._played.append(Played(action, fingerprint(result.observation)))
+        result = clip_result(result, parts.limits.observation_tokens, parts.renderer.tokenizer)
+        self._recorder.stepped(action, result)
         if result.terminated or result.truncated:
             ended = StopReason.TERMINATED if result.terminated else StopReason.ENV_TRUNCATED
             self._end(ended)
             return
+        observation = result.observation
         presented = parts.protocol.present(observation, text=action.text, ended=self._ended)
         if isinstance(presented, Inline):
             spans = parts.renderer.inline(presented)
@@ -261,9 +299,8 @@ class LiveEpisode:
 
     def _mark(self) -> None:
         """A turn begins here."""
-        recorder = self._recorder
-        past = recorder.branch(recorder.uid, recorder.sibling, recorder.seed, len(self.row))
-        self._marks.append(_Mark(len(self.row), past, len(self._played), self._unreadable))
+        moment = self._recorder.now()
+        self._marks.append(_Mark(len(self.row), moment, len(self._played), self._unreadable))
         self._written, self._complete, self._ended = 0, False, False
         self._carried = ids_array([])
 
@@ -297,10 +334,7 @@ class LiveEpisode:
         recorder = self._recorder
         recorder.rows.append(recorder.row)
         recorder.row = Transcript().append(Segment(Origin.PROMPT, ids_array(token_ids)))
-        last = self._marks[-1]
-        self._marks = [replace(last, n_tokens=len(self.row), record=replace(
-            last.record, row=recorder.row, rows=list(recorder.rows)
-        ))]  # fmt: skip
+        self._marks = [replace(self._marks[-1], n_tokens=len(self.row))]
         self._carried = carried
 
     async def fork(self, siblings: Sequence[int], *, at: int | None = None) -> list[LiveEpisode]:
@@ -325,11 +359,10 @@ class LiveEpisode:
         self, sibling: int, at: int, marks: Sequence[_Mark], env: Env, lease: Lease
     ) -> LiveEpisode:
         mark = marks[-1]
-        past = replace(mark.record, row=self.row)
-        recorder = past.branch(
-            self._names.uid(sibling), sibling, self._names.seeds(sibling).sampling, at
+        seed = self._names.seeds(sibling).sampling
+        recorder = self._recorder.branch(
+            self._names.uid(sibling), sibling, seed, at, since=mark.moment
         )
-        recorder.parent = self.uid
         branch = LiveEpisode(self._parts, self._names, recorder, env, lease)
         branch._ctx = replace(branch._ctx, deadline=self._ctx.deadline, seed=self._seeds.env)
         branch._played = self._played[: mark.n_played]
@@ -342,12 +375,16 @@ class LiveEpisode:
 
     async def _resume(self, *, fresh: bool) -> None:
         """Bind the environment; a fresh one is first brought to where the branch begins."""
-        async with self._border():
-            await of_env(self._env.open(self._ctx))
-            if fresh:
-                task, seed = self._recorder.task, self._seeds.env
-                steps = [(played.action, played.observation) for played in self._played]
-                self._recorder.replayed = await replayed(self._env, task, seed, steps)
+        async with self._border("setup"):
+            limit_s = self._parts.limits.setup_s
+            await in_time(limit_s, self._rebuilt(fresh=fresh), "the branch was not brought there")
+
+    async def _rebuilt(self, *, fresh: bool) -> None:
+        await of_env(self._env.open(self._ctx))
+        if fresh:
+            task, seed = self._recorder.task, self._seeds.env
+            steps = [(played.action, played.answer) for played in self._played]
+            self._recorder.replayed = await replayed(self._env, task, seed, steps)
 
     def finish(self, stop: StopReason = StopReason.ABORTED) -> Trajectory:
         """See `Episode.finish`."""
@@ -359,6 +396,7 @@ class LiveEpisode:
     async def close(self) -> None:
         """See `Episode.close`; its branches are closed with it."""
         close_s = self._parts.limits.close_s
+        self._enter("closing")
         for branch in self._branches:
             await branch.close()
         try:
@@ -376,9 +414,10 @@ class LiveEpisode:
         self._stop, self._error = stop, error
 
     @asynccontextmanager
-    async def _border(self) -> AsyncGenerator[None]:
+    async def _border(self, stage: Stage) -> AsyncGenerator[None]:
         """The episode border: deadlines and failures of the world end the episode as data."""
         deadline = self._ctx.deadline
+        self._enter(stage)
         try:
             async with asyncio.timeout(None if deadline is None else deadline - monotonic()):
                 yield
@@ -386,6 +425,8 @@ class LiveEpisode:
             self._end(StopReason.ERROR, told(error))
         except TimeoutError:
             self._out_of_time()
+        finally:
+            self._enter("plan")
 
     def _out_of_time(self) -> None:
         """A deadline before the first prompt leaves nothing to train on: the world was too slow."""

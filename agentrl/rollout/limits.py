@@ -1,21 +1,20 @@
-"""Budgets of an episode, and what enforces them: slots, leases and clipping."""
+"""Budgets of an episode, and what enforces them: leases and clipping; slots are in `slots`."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
-from time import monotonic
 
 from agentrl.chat.base import Tokenizer
-from agentrl.context import LimiterStatistics
-from agentrl.env import Forkable, Observation
+from agentrl.env import Forkable, Observation, StepResult
 from agentrl.errors import CannotFork, SandboxError
+from agentrl.rollout.slots import Slots
 from agentrl.sandbox import Sandbox, SandboxPool
 
 CUT = "\ufffd"
 """What the bytes of an unfinished character decode to."""
+CHARACTERS_PER_TOKEN = 16
+"""More than any prose or code needs: beyond so many a text is cut before it is encoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,51 +33,15 @@ class Limits:
     """Tokens of one observation message; a longer one loses its middle."""
     episode_s: float | None = 600.0
     """Wall-clock deadline; None for none."""
+    setup_s: float = 300.0
+    """Deadline of the environment's `open` and `reset`; passing it is the world's failure."""
     generate_s: float = 600.0
     """Deadline of one generation; passing it is the engine's failure."""
+    step_s: float = 600.0
+    """Deadline of the environment's answer to one turn, whose calls have deadlines of their own;
+    passing it is the world's failure."""
     close_s: float = 10.0
     """Deadline of the environment's `close`."""
-
-
-class Slots:
-    """A bounded number of holders at once, first come first served, with statistics."""
-
-    def __init__(self, capacity: int) -> None:
-        self._semaphore = asyncio.Semaphore(capacity)
-        self._capacity = capacity
-        self._borrowed = 0
-        self._waiting = 0
-        self._total_wait_s = 0.0
-
-    def slot(self) -> AbstractAsyncContextManager[float]:
-        """Hold one place; entering gives the seconds waited."""
-        return self._slot()
-
-    @asynccontextmanager
-    async def _slot(self) -> AsyncGenerator[float]:
-        asked = monotonic()
-        self._waiting += 1
-        try:
-            await self._semaphore.acquire()
-        finally:
-            self._waiting -= 1
-        waited_s = monotonic() - asked
-        self._total_wait_s += waited_s
-        self._borrowed += 1
-        try:
-            yield waited_s
-        finally:
-            self._borrowed -= 1
-            self._semaphore.release()
-
-    def statistics(self) -> LimiterStatistics:
-        """Counts at this moment."""
-        return LimiterStatistics(
-            capacity=self._capacity,
-            borrowed=self._borrowed,
-            waiting=self._waiting,
-            total_wait_s=self._total_wait_s,
-        )
 
 
 class Lease:
@@ -125,30 +88,51 @@ class Lease:
 
 
 def clip_text(text: str, budget: int, tokenizer: Tokenizer) -> str:
-    """`text` within `budget` tokens: its head and tail kept, `...` where the middle was."""
+    """`text` within `budget` tokens: its head and tail kept, `...` where the middle was.
+
+    What is much longer than any such text could be is cut before it is encoded, so that megabytes
+    cost nothing.
+    """
     if len(text) <= budget // 4:
         return text
-    ids = tokenizer.encode(text)
-    if len(ids) <= budget:
-        return text
-    dots = tokenizer.encode("...")
-    room = max(0, budget - len(dots))
-    head, tail = ids[: room // 2], ids[len(ids) - (room - room // 2) :]
+    half = CHARACTERS_PER_TOKEN * budget // 2
+    if len(text) > 2 * half:
+        head, tail = tokenizer.encode(text[:half]), tokenizer.encode(text[-half:])
+    else:
+        head = tail = tokenizer.encode(text)
+        if len(head) <= budget:
+            return text
+    room = max(0, budget - len(tokenizer.encode("...")))
+    head, tail = head[: room // 2], tail[max(0, len(tail) - (room - room // 2)) :]
     # A character cut in two would decode to U+FFFD, which takes more tokens than were cut.
     before, after = tokenizer.decode(head).rstrip(CUT), tokenizer.decode(tail).lstrip(CUT)
     return before + "..." + after
 
 
-def clip_observation(
-    observation: Observation, budget: int, tokenizer: Tokenizer
-) -> tuple[Observation, frozenset[str]]:
-    """Every message within `budget` tokens, and the call ids of those that were cut."""
-    clipped = tuple(
-        replace(m, content=clip_text(m.content, budget, tokenizer)) for m in observation
+def clip_result(result: StepResult, budget: int, tokenizer: Tokenizer) -> StepResult:
+    """The step with every text that the model reads within `budget` tokens.
+
+    The ledger keeps what was read: a result that was cut is marked `truncated`.
+    """
+    shown: dict[str, str] = {}
+
+    def clipped(text: str) -> str:
+        """Each text once: a message and its ledger line mostly share it."""
+        if text not in shown:
+            shown[text] = clip_text(text, budget, tokenizer)
+        return shown[text]
+
+    observation: Observation = tuple(
+        m if clipped(m.content) is m.content else replace(m, content=clipped(m.content))
+        for m in result.observation
     )
-    cut = frozenset(
-        new.call_id or ""
-        for new, old in zip(clipped, observation, strict=True)
-        if new.content != old.content
+    results = tuple(
+        r
+        if clipped(r.content) is r.content
+        else replace(r, content=clipped(r.content), truncated=True)
+        for r in result.info.results
     )
-    return clipped, cut
+    return result._replace(observation=observation, info=replace(result.info, results=results))
+
+
+__all__ = ["Lease", "Limits", "Slots", "clip_result", "clip_text"]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from agentrl.chat.base import Renderer, ToolProtocol
-from agentrl.context import Limiter
+from agentrl.context import Limiter, Unlimited
 from agentrl.engine.base import Engine, Sampling
 from agentrl.env import Env
 from agentrl.points import Ctx, Patch
@@ -29,6 +29,8 @@ class Parts:
     """Temperature, top-p, top-k and entropies; tokens, stops and seed are set per turn."""
     tool_slots: Limiter
     pool: SandboxPool | None = None
+    engine_slots: Limiter = field(default_factory=Unlimited)
+    """Bounds generations in flight over all episodes."""
 
     def patched(self, patch: Patch) -> Parts:
         """The parts with the temperature and the row length that schedules have set."""

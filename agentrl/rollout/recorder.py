@@ -35,6 +35,18 @@ def sampled_segments(generation: Generation, temperature: float) -> tuple[Segmen
     return tuple(segments)
 
 
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Where a record stood: what it has grown since can be cut off again."""
+
+    n_messages: int
+    n_calls: int
+    n_turns: int
+    env_reward: float
+    answer: str | None
+    excluded: str | None
+
+
 @dataclass(slots=True)
 class Recorder:
     """The mutable side of one episode; `finish` freezes it."""
@@ -61,6 +73,8 @@ class Recorder:
     parent: str | None = None
     fork_tokens: int | None = None
     generate_s: float = 0.0
+    queue_s: float = 0.0
+    """Seconds spent waiting for a place in the engine."""
     started: float = field(default_factory=monotonic)
 
     def prompt(
@@ -91,8 +105,8 @@ class Recorder:
             )
         )
 
-    def stepped(self, action: Action, result: StepResult, cut: frozenset[str]) -> None:
-        """One step's rewards and ledger lines; `cut` names the calls whose text was shortened."""
+    def stepped(self, action: Action, result: StepResult) -> None:
+        """One step's rewards and ledger lines."""
         self.env_reward += result.reward
         self.answer = result.info.answer if result.info.answer is not None else self.answer
         self.excluded = result.info.excluded or self.excluded
@@ -106,7 +120,7 @@ class Recorder:
                     arguments=json.dumps(call.arguments, default=str) if call else "",
                     content=outcome.content,
                     error=outcome.error,
-                    truncated=outcome.truncated or outcome.call_id in cut,
+                    truncated=outcome.truncated,
                     wall_s=outcome.wall_s,
                     queue_s=outcome.queue_s,
                 )
@@ -135,10 +149,21 @@ class Recorder:
         """Ids that the policy did not write."""
         self.row = self.row.append(*(Segment(s.origin, s.token_ids) for s in spans))
 
-    def branch(self, uid: str, sibling: int, seed: int, at: int) -> Recorder:
+    def now(self) -> Moment:
+        """What `branch` needs to go back to this moment."""
+        return Moment(
+            len(self.messages),
+            len(self.calls),
+            self.n_turns,
+            self.env_reward,
+            self.answer,
+            self.excluded,
+        )
+
+    def branch(self, uid: str, sibling: int, seed: int, at: int, since: Moment) -> Recorder:
         """The record of a branch that shares the present row's first `at` tokens.
 
-        Messages and ledger are those of this moment: branch before the turn is acted upon.
+        Messages, ledger and sums are those of `since`.
         """
         return replace(
             self,
@@ -147,13 +172,18 @@ class Recorder:
             seed=seed,
             row=self.row.fork(at),
             rows=list(self.rows),
-            messages=list(self.messages),
-            calls=list(self.calls),
-            inherited=len(self.calls),
+            messages=self.messages[: since.n_messages],
+            calls=self.calls[: since.n_calls],
+            n_turns=since.n_turns,
+            env_reward=since.env_reward,
+            answer=since.answer,
+            excluded=since.excluded,
+            inherited=since.n_calls,
             replayed=0,
             parent=self.uid,
             fork_tokens=at,
             generate_s=0.0,
+            queue_s=0.0,
             started=monotonic(),
         )
 
@@ -180,7 +210,7 @@ class Recorder:
             timings=Timings(
                 generate_s=self.generate_s,
                 tool_s=sum(call.wall_s for call in own),
-                queue_s=sum(call.queue_s for call in own),
+                queue_s=self.queue_s + sum(call.queue_s for call in own),
                 total_s=monotonic() - self.started,
             ),
         )
