@@ -274,9 +274,10 @@ class CausalLM:
     def _why_flat(self, shared_prefixes: bool) -> str | None:
         if not shared_prefixes:
             return "learner.shared_prefixes is false"
-        if not self._plain_head:
-            return "its logits are not those of a plain output layer"
-        reason = use_forest(self.model, self._body(), self.device)
+        if self._plain_head:
+            reason = use_forest(self.model, self._body(), self.device)
+        else:
+            reason = "its logits are not those of a plain output layer"
         if reason is not None:
             _LOG.warning("%s computes shared prefixes row by row: %s", self.path, reason)
         return reason
