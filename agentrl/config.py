@@ -8,9 +8,16 @@ the command line become this tree is `agentrl.compose`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from agentrl.errors import UserError
 from agentrl.explained import explained
@@ -230,6 +237,14 @@ class TrainConfig(Node):
     """Checkpoints kept beside the best one."""
     stall_steps: int | None = Field(default=30, gt=0)
     """Steps in a row without any reward difference that end the run; null never ends it."""
+    mode: Literal["sync", "one_step_off", "async"] = "sync"
+    """`sync`: rollouts, then the update. `one_step_off`: the next step's rollouts during the update.
+    `async`: rollouts without end, updated in flight. Only `sync` repeats itself exactly."""
+    max_staleness: int | None = Field(default=None, ge=0)
+    """`async`: versions that a trained token may be behind the learner; null takes 2."""
+    stuck_s: float | None = Field(default=3600.0, gt=0)
+    """Seconds without a finished group after which a learner that waits gives up; null never does.
+    Not in `sync`, where only the deadlines of episodes count."""
 
 
 class EvalConfig(Node):
@@ -290,6 +305,36 @@ class RunConfig(Node):
     """Run folder; null makes `runs/<env>--<model>--<time>`."""
     resume: str | None = None
     """Run folder to go on with."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _corrected(cls, tree: object) -> object:
+        """Overlapped modes train on tokens of older versions: corrected (TIS) unless told how."""
+        if not isinstance(tree, Mapping):
+            return tree
+        given = cast("Mapping[str, Any]", tree)
+        mode = _leaf(given, "train", "mode")
+        told = {_leaf(given, "algo", "offpolicy", leaf) for leaf in ("level", "old")} - {None}
+        if mode in (None, "sync") or told:
+            return given
+        algo = _node(given.get("algo"))
+        offpolicy = {**_node(algo.get("offpolicy")), "level": "token"}
+        return {**given, "algo": {**algo, "offpolicy": offpolicy}}
+
+
+def _leaf(tree: Mapping[str, Any], *path: str) -> object:
+    """The value at a path of a tree not yet validated; None where there is none."""
+    found: Any = tree
+    for name in path:
+        found = _node(found).get(name)
+    return found
+
+
+def _node(value: object) -> Mapping[str, Any]:
+    """A node as a mapping of what was given in it; empty for what is none."""
+    if isinstance(value, BaseModel):
+        return {name: getattr(value, name) for name in value.model_fields_set}
+    return cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}
 
 
 def validated(tree: Mapping[str, Any]) -> RunConfig:

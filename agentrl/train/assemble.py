@@ -10,9 +10,10 @@ from pathlib import Path
 from agentrl.algo.offpolicy import Correction
 from agentrl.config import Plugin, RunConfig
 from agentrl.env import Expert
+from agentrl.errors import UserError
 from agentrl.model_path import model_path
 from agentrl.plugins import build
-from agentrl.points import AuxTerm, Scorer, Services, TaskSource
+from agentrl.points import Adaptive, AuxTerm, Scorer, Services, TaskSource
 from agentrl.rollout.loop import Episodes
 from agentrl.rollout.parts import Parts
 from agentrl.seeds import derive
@@ -22,9 +23,10 @@ from agentrl.train.collect import Method
 from agentrl.train.demands import check_demands
 from agentrl.train.demos import demonstrations
 from agentrl.train.exam import Exam
+from agentrl.train.feed import Overlap
 from agentrl.train.folder import RunFolder, fingerprint
 from agentrl.train.learner import Learner
-from agentrl.train.metrics import JsonLines, Sink, append_line, keep_until
+from agentrl.train.metrics import JsonLines, Sink, append_line, keep_first, keep_until
 from agentrl.train.reward_kl import RewardKL
 from agentrl.train.scorer import LearnerScorer
 from agentrl.train.sync import Sync, probe_ids
@@ -32,6 +34,9 @@ from agentrl.train.update import Update
 from agentrl.trajectory_json import to_line
 from agentrl.transcript import Transcript
 from agentrl.types import Task
+
+MAX_STALENESS = 2
+"""Versions behind the learner that `async` trains on unless told otherwise."""
 
 
 def assemble(
@@ -43,16 +48,22 @@ def assemble(
     source = setup.train_source(config, env)
     chat = setup.open_chat(config, env)
     update = make_update(config)
+    overlap = make_overlap(config)
     learner = make_learner(config)
     state = loop.State()
     if found is not None:
         state = boundary.load(found, learner, fingerprint(config))
         source.restore(state.source)
         keep_until(folder.metrics, state.step)
-        keep_until(folder.trajectories, state.step)
+        if config.train.mode == "sync":
+            keep_until(folder.trajectories, state.step)
+        else:
+            keep_first(folder.trajectories, state.written)
     engine = setup.make_engine(config, chat, model_path(config.model.path))
     parts = setup.make_parts(config, chat, make_env, engine, config.rollout.temperature)
-    method = make_method(config, source, parts, LearnerScorer(learner))
+    method = make_method(config, source, parts, LearnerScorer(learner, overlap.busy))
+    if isinstance(method.plan, Adaptive) and found is not None:
+        method.plan.restore(state.plan)
     check_demands(config, env, called(update, method))
     tasks = setup.eval_tasks(config, env) if config.eval.every else ()
     example = tasks or setup.eval_tasks(setup.with_tasks(config, 1), env)
@@ -71,6 +82,7 @@ def assemble(
             engine=engine,
             probe=probe_ids(chat.tokenizer.vocab_size, prompt, config.seed),
             dtype=config.model.dtype,
+            remedy=f"resume with `agentrl train @{folder.path}/config.yaml resume={folder.path}`",
         ),
         exam=make_exam(config, tasks, parts),
         sinks=[JsonLines(folder.metrics), *sinks],
@@ -79,6 +91,7 @@ def assemble(
         checkpoint_every=config.train.checkpoint_every,
         alarms=Alarms(watched(config.train.stall_steps)),
         demonstrate=partial(_demonstrated, parts, config.seed),
+        overlap=overlap,
     )
     return run, state
 
@@ -87,6 +100,24 @@ async def _demonstrated(
     parts: Parts, seed: int, tasks: Sequence[Task], step: int
 ) -> Sequence[Transcript]:
     return await demonstrations(tasks, parts, derive(seed, "diverted", step), lambda _: None)
+
+
+def make_overlap(config: RunConfig) -> Overlap:
+    """How rollouts and updates share the time. Raises UserError for settings that do not go with
+    the mode."""
+    train = config.train
+    if train.max_staleness is not None and train.mode != "async":
+        raise UserError(
+            f"train.max_staleness bounds train.mode=async, not {train.mode}; leave it out or change "
+            "the mode"
+        )
+    if train.deterministic and train.mode != "sync":
+        raise UserError(
+            f"train.mode={train.mode} cannot promise train.deterministic=true, since what is sampled "
+            "under which weights depends on time; use train.mode=sync, or leave it out"
+        )
+    staleness = MAX_STALENESS if train.max_staleness is None else train.max_staleness
+    return Overlap(train.mode, staleness, train.stuck_s)
 
 
 def called(update: Update, method: Method) -> dict[str, object]:

@@ -11,7 +11,7 @@ from typing import Any, cast
 from agentrl.config import RunConfig
 from agentrl.history import HistoryStore
 from agentrl.points import Patch
-from agentrl.train import checkpoint, replay
+from agentrl.train import checkpoint, replay, tickets
 from agentrl.train.folder import RunFolder, fingerprint
 from agentrl.train.learner import Learner
 from agentrl.train.loop import State
@@ -34,6 +34,9 @@ def save(
         "patch": asdict(state.patch),
         "failed": [task_json(task) for task in state.failed],
         "replay": replay.to_json(state.replay),
+        "plan": state.plan,
+        "left": tickets.to_json(state.left),
+        "written": state.written,
     }
     checkpoint.save(
         folder.checkpoints,
@@ -62,5 +65,8 @@ def load(path: Path, learner: Learner, config_hash: str) -> State:
         patch=Patch(**cast(dict[str, Any], stored["patch"])),
         failed=tuple(Task(**task) for task in cast(Sequence[dict[str, Any]], stored["failed"])),
         replay=replay.from_json(stored["replay"]),
+        plan=cast(Mapping[str, JsonValue], stored["plan"]),
+        left=tickets.from_json(stored["left"]),
+        written=cast(int, stored["written"]),
         saved=step,
     )

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import final
 
 from agentrl.errors import RunFailed, WorldFault
 from agentrl.evaluate.run import play
@@ -28,6 +29,7 @@ from agentrl.points import (
 )  # fmt: skip
 from agentrl.rewards.base import rewarded, summed
 from agentrl.train import replay
+from agentrl.train.staleness import STALE, all_stale, fresh_only
 from agentrl.trajectory import Group, StopReason, Trajectory
 from agentrl.transcript import floats_array
 
@@ -72,6 +74,102 @@ class Collected:
     """Stored groups among `kept`."""
 
 
+@final
+class Assembly:
+    """One step's batch, put together group by group: shaping, gating, replay.
+
+    Shapers and gates see the history committed at the last boundary plus their own group, whenever
+    that group was played.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        history: HistoryStore,
+        ctx: Ctx,
+        n_tasks: int,
+        *,
+        stored: Sequence[Group] = (),
+        oldest: int | None = None,
+    ) -> None:
+        """`oldest` is the lowest policy version that may still be trained on; None: any."""
+        self._method, self._history, self._ctx = method, history, ctx
+        self._n_tasks, self._stored, self._oldest = n_tasks, stored, oldest
+        self._kept: list[Group] = []
+        self._everyone: list[Group] = []
+        self._writes: list[Write] = []
+        self._dropped: dict[str, int] = {}
+        self._diverted: dict[str, list[Group]] = {}
+        self._remember: list[Group] = []
+        self._replayed = 0
+
+    @property
+    def n_kept(self) -> int:
+        """Groups in the batch so far."""
+        return len(self._kept)
+
+    @property
+    def n_taken(self) -> int:
+        """Groups seen so far, dropped ones included."""
+        return len(self._everyone)
+
+    @property
+    def missing(self) -> int:
+        """Groups the batch still lacks."""
+        return self._n_tasks - len(self._kept)
+
+    def take(self, group: Group) -> None:
+        """Shape a group, and keep, drop or divert it."""
+        method = self._method
+        if self._oldest is not None:
+            group = fresh_only(group, self._oldest)
+        shaped, offered = shape(group, method.shapers, self._history, self._ctx)
+        self._everyone.append(shaped)
+        self._writes.extend(offered)
+        match _verdict(shaped, method.gate, self._history, self._ctx):
+            case Keep() as keep:
+                self._kept.append(_admitted(shaped, keep))
+                if keep.remember:
+                    self._remember.append(self._kept[-1])
+            case Drop(reason=reason):
+                self._count(reason)
+            case Divert(queue=queue, reason=reason):
+                self._count(reason)
+                self._diverted.setdefault(queue, []).append(shaped)
+
+    def top_up(self) -> None:
+        """Fill what is missing with stored groups, as far as they go."""
+        again, self._stored = replay.drawn(self._stored, self.missing)
+        self._kept += again
+        self._replayed += len(again)
+
+    def collected(self, rounds: int) -> Collected:
+        """The batch. Raises RunFailed when no group was kept."""
+        if not self._kept:
+            told = ", ".join(f"{n} {reason}" for reason, n in sorted(self._dropped.items()))
+            raise RunFailed(
+                f"no group of {rounds} rounds was kept ({told}); widen algo.gate or change the tasks"
+            )
+        return Collected(
+            tuple(self._kept),
+            tuple(self._everyone),
+            tuple(self._writes),
+            self._dropped,
+            rounds,
+            self._diverted,
+            [*self._remember, *self._diverted.get("replay", [])],
+            self._stored,
+            self._replayed,
+        )
+
+    def _count(self, reason: str) -> None:
+        self._dropped[reason] = self._dropped.get(reason, 0) + 1
+
+
+Round = Callable[[int], Awaitable[Sequence[Group]]]
+"""Plays and scores so many more groups."""
+
+
 async def collect(
     method: Method,
     history: HistoryStore,
@@ -79,62 +177,39 @@ async def collect(
     n_tasks: int,
     *,
     stored: Sequence[Group] = (),
+    oldest: int | None = None,
+    play_round: Round | None = None,
 ) -> Collected:
     """Rollouts until `n_tasks` groups are kept or the rounds are used up.
 
     `stored` groups fill up what the first round leaves open, before any further round. As long as
-    no group at all is kept, rounds go on, up to `PATIENCE` times as many. Raises RunFailed when the
-    world failed every trajectory of a round, or no group was kept.
+    no group at all is kept, rounds go on, up to `PATIENCE` times as many. Without a `play_round`
+    the tasks of a round are drawn and played when it is due. Raises RunFailed when the world failed
+    every trajectory of a round, or no group was kept.
     """
-    kept: list[Group] = []
-    diverted: dict[str, list[Group]] = {}
-    remember: list[Group] = []
-    replayed = 0
-    everyone: list[Group] = []
-    writes: list[Write] = []
-    dropped: dict[str, int] = {}
-    drawn: Counter[str] = Counter()
+    made = Assembly(method, history, ctx, n_tasks, stored=stored, oldest=oldest)
+    play_round = play_round or _rounds(method, ctx)
     rounds = 0
-    while len(kept) < n_tasks and rounds < (method.rounds if kept else PATIENCE * method.rounds):
+    while made.missing > 0 and rounds < method.rounds * (1 if made.n_kept else PATIENCE):
         rounds += 1
-        tasks = method.source.next(n_tasks - len(kept), ctx)
-        played = await play(tasks, method.plan, method.services, ctx, lambda _: None, drawn)
-        groups = await score(played, method.services)
+        groups = await play_round(made.missing)
         _refuse_if_all_failed(groups)
         for group in groups:
-            shaped, offered = shape(group, method.shapers, history, ctx)
-            everyone.append(shaped)
-            writes.extend(offered)
-            match _verdict(shaped, method.gate, history, ctx):
-                case Keep() as keep:
-                    kept.append(_admitted(shaped, keep))
-                    if keep.remember:
-                        remember.append(kept[-1])
-                case Drop(reason=reason):
-                    dropped[reason] = dropped.get(reason, 0) + 1
-                case Divert(queue=queue, reason=reason):
-                    dropped[reason] = dropped.get(reason, 0) + 1
-                    diverted.setdefault(queue, []).append(shaped)
-        again, stored = replay.drawn(stored, n_tasks - len(kept))
-        kept += again
-        replayed += len(again)
-    remember += diverted.get("replay", [])
-    if not kept:
-        told = ", ".join(f"{n} {reason}" for reason, n in sorted(dropped.items()))
-        raise RunFailed(
-            f"no group of {rounds} rounds was kept ({told}); widen algo.gate or change the tasks"
-        )
-    return Collected(
-        tuple(kept),
-        tuple(everyone),
-        tuple(writes),
-        dropped,
-        rounds,
-        diverted,
-        remember,
-        stored,
-        replayed,
-    )
+            made.take(group)
+        made.top_up()
+    return made.collected(rounds)
+
+
+def _rounds(method: Method, ctx: Ctx) -> Round:
+    """Rounds whose tasks are drawn when they are due."""
+    drawn: Counter[str] = Counter()
+
+    async def one(n: int) -> Sequence[Group]:
+        tasks = method.source.next(n, ctx)
+        played = await play(tasks, method.plan, method.services, ctx, lambda _: None, drawn)
+        return await score(played, method.services)
+
+    return one
 
 
 def _verdict(
@@ -142,6 +217,8 @@ def _verdict(
 ) -> Keep | Drop | Divert:
     if not group.scored:
         return Drop("failed")
+    if all_stale(group):
+        return Drop(STALE)
     return Keep() if gate is None else gate(group, history, ctx)
 
 

@@ -1,5 +1,7 @@
 """The training loop, read top-down: collect -> batch -> advantage -> update -> sync -> report.
 
+How rollouts and updates share the time is the feed's business (`agentrl.train.feed`).
+
 Deviations from DeepSeekMath's GRPO (arXiv 2402.03300), all set in `configs/algo/grpo.yaml`: the loss
 is averaged over tokens (DAPO), there is no KL term, and the standard deviation is the sample's.
 """
@@ -10,6 +12,7 @@ import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from time import monotonic
 from typing import NamedTuple
 
@@ -17,15 +20,20 @@ from agentrl.algo.batch import demo_batch
 from agentrl.engine.base import Engine
 from agentrl.errors import RunFailed
 from agentrl.history import HistoryStore
-from agentrl.points import NO_PATCH, PAST, Ctx, Patch, combined
+from agentrl.points import NO_PATCH, PAST, Adaptive, Ctx, Patch, combined
 from agentrl.sandbox import SandboxPool
 from agentrl.train import exam, replay
 from agentrl.train.alarms import Alarms
-from agentrl.train.collect import Collected, Method, collect
+from agentrl.train.collect import Collected, Method
 from agentrl.train.exam import Exam
+from agentrl.train.feed import Feed, Flow, InTurn, OneAhead, Overlap
+from agentrl.train.inflight import InFlight
 from agentrl.train.learner import Learner
 from agentrl.train.metrics import Sink, rollout_metrics
+from agentrl.train.off_loop import off_loop
+from agentrl.train.staleness import staleness
 from agentrl.train.sync import Sync
+from agentrl.train.tickets import Ticket
 from agentrl.train.update import PAD, Update, learn
 from agentrl.trajectory import Group, Trajectory
 from agentrl.transcript import Transcript
@@ -57,6 +65,7 @@ class Run:
     checkpoint_every: int
     alarms: Alarms
     demonstrate: Demonstrate
+    overlap: Overlap = field(default_factory=Overlap)
 
 
 @dataclass(slots=True)
@@ -78,6 +87,12 @@ class State:
     """Tasks diverted to `sft`, whose demonstrations are still to be learnt; oldest first."""
     replay: tuple[Group, ...] = ()
     """Groups kept to fill later batches."""
+    plan: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
+    """What a plan that learns from the steps has learnt."""
+    left: tuple[Ticket, ...] = ()
+    """Tasks drawn from the source and not trained on yet."""
+    written: int = 0
+    """Trajectories written to the run folder so far."""
     saved: int = -1
     """Step of the newest checkpoint."""
     whole: bool = True
@@ -93,8 +108,9 @@ async def train(run: Run, state: State) -> None:
             first = await _examine(run, state)
             if first.best and state.step > 0:
                 _save(run, state, best=True)
-            while state.step < run.total_steps:
-                await _step(run, state)
+            async with _feed(run, state) as feed:
+                while state.step < run.total_steps:
+                    await _step(run, state, feed)
         finally:
             if state.whole and state.step > 0 and state.saved != state.step:
                 _save(run, state, best=False)
@@ -109,30 +125,47 @@ async def open_parts(opened: AsyncExitStack, engine: Engine, pool: SandboxPool |
     await engine.open()
 
 
-async def _step(run: Run, state: State) -> None:
-    """One step. Everything up to the next boundary happens between two awaits, so that an
-    interrupt finds either the old boundary or the new one."""
+def _feed(run: Run, state: State) -> Feed:
+    """Where the steps' groups come from, going on from the boundary."""
+    overlap, n = run.overlap, run.tasks_per_step
+    if overlap.mode == "sync":
+        return InTurn(run.method, n)
+    inflight = InFlight(run.method, run.engine, overlap.stuck_s)
+    if overlap.mode == "one_step_off":
+        return OneAhead(run.method, n, state.left, inflight)
+    return Flow(run.method, n, overlap.max_staleness, state.left, inflight)
+
+
+async def _step(run: Run, state: State, feed: Feed) -> None:
+    """One step. Nothing from the beginning of the update up to the next boundary can be
+    interrupted, so that an interrupt finds either the old boundary or the new one."""
     started = monotonic()
     ctx = _context(run, state)
-    collected = await collect(
-        run.method, state.history, ctx, run.tasks_per_step, stored=state.replay
-    )
+    version = run.learner.version
+    collected = await feed.collected(state.history, ctx, state.replay, version)
     taught = _diverted(state, collected)
     demos = await _demonstrations(run, taught, ctx)
     rollout_s = monotonic() - started
 
     metrics = rollout_metrics(collected.everyone) | _gate_metrics(collected)
-    state.whole = False
-    metrics |= learn(run.update, run.learner, collected.kept, ctx)
-    metrics |= _supervise(run, demos)
+    if run.overlap.mode == "sync":
+        state.whole = False
+        metrics |= _learnt(run, collected, demos, ctx)
+    else:
+        metrics |= staleness(collected.kept[: len(collected.kept) - collected.replayed], version)
+        feed.learning()
+        async with run.overlap.busy:
+            state.whole = False
+            metrics |= await off_loop(partial(_learnt, run, collected, demos, ctx))
     state.history.commit(collected.writes)
-    run.method.source.observe(collected.everyone, ctx)
+    _observed(run, state, collected, ctx)
     learner_s = monotonic() - started - rollout_s
     for group in collected.everyone:
         for trajectory in group.trajectories:
             run.keep(trajectory)
+            state.written += 1
     state.step += 1
-    state.source = run.method.source.state()
+    state.left = feed.left()
     state.past = (*state.past, dict(metrics))[-PAST:]
     state.patch = replace(ctx.patch, anchor=None, reset_reference=False, reset_optimizer=False)
     state.failed = () if demos else taught
@@ -140,8 +173,9 @@ async def _step(run: Run, state: State) -> None:
     state.replay = replay.remembered(collected.stored, collected.remember, capacity)
     state.whole = True
     sampled = sum(t.n_sampled for group in collected.everyone for t in group.trajectories)
-    metrics |= {"rollout_s": rollout_s, "learner_s": learner_s, "tokens_per_s": sampled / rollout_s}
-    await _report(run, state, ctx, metrics, started)
+    busy_s = rollout_s if run.overlap.mode == "sync" else rollout_s + learner_s
+    metrics |= {"rollout_s": rollout_s, "learner_s": learner_s, "tokens_per_s": sampled / busy_s}
+    await _report(run, state, feed, ctx, metrics, started)
 
 
 def _context(run: Run, state: State) -> Ctx:
@@ -172,6 +206,23 @@ async def _demonstrations(run: Run, taught: Sequence[Task], ctx: Ctx) -> Sequenc
     return await run.demonstrate(taught, ctx.step)
 
 
+def _learnt(
+    run: Run, collected: Collected, demos: Sequence[Transcript], ctx: Ctx
+) -> dict[str, float]:
+    """The step's update, and the supervised one that may follow it."""
+    return learn(run.update, run.learner, collected.kept, ctx) | _supervise(run, demos)
+
+
+def _observed(run: Run, state: State, collected: Collected, ctx: Ctx) -> None:
+    """Tell whoever learns from the steps, and note what they learnt."""
+    run.method.source.observe(collected.everyone, ctx)
+    state.source = run.method.source.state()
+    plan = run.method.plan
+    if isinstance(plan, Adaptive):
+        plan.observe(collected.everyone, ctx)
+        state.plan = plan.state()
+
+
 def _supervise(run: Run, demos: Sequence[Transcript]) -> dict[str, float]:
     """One supervised step on the demonstrations (ReLIFT, 2506.07527), if there are any."""
     if not demos:
@@ -181,19 +232,22 @@ def _supervise(run: Run, demos: Sequence[Transcript]) -> dict[str, float]:
 
 
 async def _report(
-    run: Run, state: State, ctx: Ctx, metrics: dict[str, float], started: float
+    run: Run, state: State, feed: Feed, ctx: Ctx, metrics: dict[str, float], started: float
 ) -> None:
     """Sync, evaluate if it is due, write the step's line, save, and raise what must not go on."""
     best = False
     warnings: list[str] = []
     stop: RunFailed | None = None
     try:
+        await feed.settled()
         metrics["probe_gap"] = await run.sync()
         metrics["time_s"] = monotonic() - started
+        metrics |= feed.metrics()
         found = await _examine(run, state)
         metrics |= found.metrics
         state.past = (*state.past[:-1], {**state.past[-1], **found.metrics})
         best = found.best
+        feed.synced()
     finally:  # interrupted or not, the step was taken and has its line
         try:
             warnings = run.alarms.check(metrics, state.past[:-1])

@@ -88,9 +88,21 @@ def keep_until(path: Path, step: int) -> None:
 
     Raises RunFailed when the shortened file cannot be written; the old one stays then.
     """
-    if not path.exists():
-        return
-    kept = [line + b"\n" for line in path.read_bytes().split(b"\n") if _before(line, step)]
+    if path.exists():
+        _keep(path, [line for line in path.read_bytes().split(b"\n") if _before(line, step)])
+
+
+def keep_first(path: Path, n: int) -> None:
+    """Drop all but the first `n` lines; raises as `keep_until` does.
+
+    Groups that are played beside the learner are written by a later step than the one in their uids.
+    """
+    if path.exists():
+        _keep(path, path.read_bytes().split(b"\n")[:-1][:n])
+
+
+def _keep(path: Path, lines: Sequence[bytes]) -> None:
+    kept = [line + b"\n" for line in lines]
     temporary = path.with_suffix(".tmp")
     try:
         temporary.write_bytes(b"".join(kept))

@@ -11,11 +11,13 @@ from agentrl.transcript import Float32Array
 
 
 class LearnerScorer:
-    """Serves teacher-forced logprobs while the learner waits for a step's rollouts."""
+    """Serves teacher-forced logprobs while the learner has nothing else to do."""
 
-    def __init__(self, learner: Learner) -> None:
+    def __init__(self, learner: Learner, busy: asyncio.Lock | None = None) -> None:
+        """`busy` is held by whoever computes with the learner; an update beside the rollouts takes
+        it too."""
         self._learner = learner
-        self._busy = asyncio.Lock()
+        self._busy = asyncio.Lock() if busy is None else busy
 
     async def logprobs(
         self, model: ScoredModel, rows: Sequence[Sequence[int]]

@@ -10,7 +10,7 @@ import numpy as np
 
 from agentrl.engine.base import Engine
 from agentrl.engine.probe import check_sync
-from agentrl.errors import RunFailed
+from agentrl.errors import EngineError, RunFailed
 from agentrl.seeds import derive
 from agentrl.train.learner import Learner
 from agentrl.transcript import Int32Array, ids_array
@@ -31,21 +31,29 @@ class Sync:
     """A fixed row of ids, shape [t]."""
     dtype: str
     """Arithmetic of both sides; decides how far they may differ."""
+    remedy: str = "resume from the last checkpoint"
+    """What to do when the engine did not take the weights, as the end of a sentence."""
 
     async def __call__(self) -> float:
         """Update the engine; returns the probe's largest difference in nats.
 
-        Raises SyncMismatch when it exceeds the tolerance, EngineError when the update failed,
-        RunFailed when the engine did not take the weights in time.
+        Generations under way go on under the new weights. Raises SyncMismatch when the difference
+        exceeds the tolerance, RunFailed when the engine did not take the weights, or not in time.
+        After a failure half-way the engine is closed: requests that wait on it fail, none hangs.
         """
+        whole = False
         try:
             async with asyncio.timeout(SYNC_S):
                 await self._update()
-        except TimeoutError as error:
+            whole = True
+        except (TimeoutError, EngineError) as error:
+            why = error if isinstance(error, EngineError) else f"nothing within {SYNC_S:g} s"
             raise RunFailed(
-                f"the engine did not take version {self.learner.version} within {SYNC_S:g} s; "
-                "resume from the last checkpoint"
+                f"the engine did not take version {self.learner.version} ({why}); {self.remedy}"
             ) from error
+        finally:
+            if not whole:
+                await asyncio.shield(self.engine.close())
         found = await check_sync(
             self.engine, [self.probe], [self.learner.score(self.probe)],
             version=self.learner.version, dtype=self.dtype,

@@ -1,0 +1,141 @@
+"""The groups that are played beside the learner, and the watchdog over them."""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import CancelledError, Event, Task, TaskGroup
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic
+from types import TracebackType
+from typing import final
+
+from agentrl.engine.base import Engine
+from agentrl.errors import RunFailed
+from agentrl.points import Ctx
+from agentrl.train.collect import Method, score
+from agentrl.train.tickets import Key, Ticket
+from agentrl.trajectory import Group
+
+NAMED = 3
+"""Groups that a watchdog's message names."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Finished:
+    """A group that was played to its end and scored, not yet shaped."""
+
+    ticket: Ticket
+    group: Group
+
+
+@dataclass(frozen=True, slots=True)
+class Lap:
+    """How the two sides used a stretch of time, as shares of it."""
+
+    learner_idle: float
+    """The learner waited for groups."""
+    rollouts_idle: float
+    """No group was being played."""
+
+
+@final
+class InFlight:
+    """Every group is a task of its own. A bug inside one ends the run, the others are called off."""
+
+    def __init__(self, method: Method, engine: Engine, stuck_s: float | None) -> None:
+        """`stuck_s`: seconds without a finished group after which a waiting learner gives up."""
+        self._method, self._engine, self._stuck_s = method, engine, stuck_s
+        self._group = TaskGroup()
+        self._tasks: set[Task[None]] = set()
+        self._since: dict[Key, tuple[Ticket, float, int]] = {}
+        self._progress = Event()
+        self._lap_start = self._quiet_since = monotonic()
+        self._waited_s = self._quiet_s = 0.0
+        self.finished: list[Finished] = []
+        """In order of arrival; whoever takes one out removes it."""
+
+    async def __aenter__(self) -> InFlight:
+        await self._group.__aenter__()
+        self._lap_start = self._quiet_since = monotonic()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Call off what is still played. What a group raised comes out as an ExceptionGroup; what
+        the block itself raised, as it is."""
+        for task in self._tasks:
+            task.cancel()
+        cancelled = error if isinstance(error, CancelledError) else None
+        await self._group.__aexit__(cancelled and type(cancelled), cancelled, trace)
+
+    @property
+    def n_running(self) -> int:
+        """Groups being played."""
+        return len(self._since)
+
+    def start(self, ticket: Ticket, ctx: Ctx) -> None:
+        """Play a group; it is found in `finished` later."""
+        if not self._since:
+            self._quiet_s += monotonic() - self._quiet_since
+        self._since[ticket.key] = ticket, monotonic(), self._engine.version
+        task = self._group.create_task(self._play(ticket, ctx))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _play(self, ticket: Ticket, ctx: Ctx) -> None:
+        method = self._method
+        played = await method.plan.collect(ticket.task, method.services, ticket.ctx(ctx))
+        (group,) = await score([played], method.services)
+        self.finished.append(Finished(ticket, group))
+        del self._since[ticket.key]
+        if not self._since:
+            self._quiet_since = monotonic()
+        self._progress.set()
+
+    async def until(self, ready: Callable[[], bool]) -> None:
+        """Wait until `ready`, asked whenever a group is finished.
+
+        Raises RunFailed, naming who is stuck, when none is finished for `stuck_s`.
+        """
+        asked = monotonic()
+        try:
+            while not ready():
+                self._progress.clear()
+                async with asyncio.timeout(self._stuck_s):
+                    await self._progress.wait()
+        except TimeoutError:
+            raise RunFailed(self._stuck()) from None
+        finally:
+            self._waited_s += monotonic() - asked
+
+    def lap(self) -> Lap:
+        """The time since the last call."""
+        now = monotonic()
+        elapsed_s = max(now - self._lap_start, 1e-9)
+        quiet_s = self._quiet_s + (0.0 if self._since else now - self._quiet_since)
+        lap = Lap(min(1.0, self._waited_s / elapsed_s), min(1.0, quiet_s / elapsed_s))
+        self._lap_start = self._quiet_since = now
+        self._waited_s = self._quiet_s = 0.0
+        return lap
+
+    def _stuck(self) -> str:
+        now, engine = monotonic(), self._engine.statistics()
+        longest = sorted(self._since.values(), key=lambda entry: entry[1])[:NAMED]
+        named = ", ".join(
+            f"task {ticket.task.id} for {now - since:.0f} s (begun under version {version})"
+            for ticket, since, version in longest
+        )
+        return (
+            f"no group of rollouts was finished for {self._stuck_s:g} s while the learner waited: "
+            f"{self.n_running} in flight ({named or 'none'}); the engine runs {engine.running} "
+            f"requests and {engine.waiting} wait; look at what their tools wait for, set "
+            "env.episode_s, or raise train.stuck_s"
+        )
+
+
+__all__ = ["Finished", "InFlight", "Lap"]
