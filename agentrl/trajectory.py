@@ -53,6 +53,10 @@ TRUNCATIONS = frozenset(
 )
 """Endings by a limit rather than by the task."""
 
+ASIDE = frozenset({"vote_only"})
+"""Reasons of exclusion that keep a member out of its group's statistics too: shapers see it, gates
+and advantages do not."""
+
 
 @dataclass(frozen=True, slots=True)
 class CallRecord:
@@ -186,3 +190,16 @@ class Group:
     def scored(self) -> tuple[Trajectory, ...]:
         """Members that count in statistics: those the world did not fail."""
         return tuple(t for t in self.trajectories if t.error is None)
+
+    @property
+    def counted(self) -> Group:
+        """The group without members that stand aside (`ASIDE`): what gates and the batch read."""
+        places = [i for i, t in enumerate(self.trajectories) if t.excluded not in ASIDE]
+        if len(places) == len(self.trajectories):
+            return self
+        per_token = self.token_rewards
+        return replace(
+            self,
+            trajectories=tuple(self.trajectories[i] for i in places),
+            token_rewards=None if per_token is None else tuple(per_token[i] for i in places),
+        )

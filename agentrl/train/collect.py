@@ -73,6 +73,12 @@ class Collected:
     replayed: int = 0
     """Stored groups among `kept`."""
 
+    @property
+    def fresh(self) -> tuple[Group, ...]:
+        """The groups of `kept` that were not stored ones."""
+        uids = {t.uid for group in self.everyone for t in group.trajectories}
+        return tuple(g for g in self.kept if g.trajectories[0].uid in uids)
+
 
 @final
 class Assembly:
@@ -126,6 +132,7 @@ class Assembly:
         shaped, offered = shape(group, method.shapers, self._history, self._ctx)
         self._everyone.append(shaped)
         self._writes.extend(offered)
+        shaped = shaped.counted
         match _verdict(shaped, method.gate, self._history, self._ctx):
             case Keep() as keep:
                 self._kept.append(_admitted(shaped, keep))

@@ -1,0 +1,249 @@
+"""DeepSearch (2509.25454): a tree search per task, node values as token rewards, rare successes kept.
+
+Round by round: the best node of the whole frontier (first the root) is expanded to `width` children
+of at most `node_tokens` tokens, then the best child by UCT, and so on, until a child ends. One of
+the ended children is backed up. A turn that is complete is acted upon within its node, so a tool's
+answer closes the node that called it. The search stops at `group_size` ended trajectories; a round
+may end more: those backed up come first, then the earliest.
+
+The group's `token_rewards` are the values; advantage `deepsearch` subtracts the siblings' mean score
+from them (give it scores of +1 and -1: shaper `outcome` with `wrong: -1`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import cast
+
+from agentrl.errors import UserError
+from agentrl.points import Ctx, Episode, Services
+from agentrl.rollout.search_tree import Frontier, Node, teacher, uct
+from agentrl.rollout.siblings import sampled
+from agentrl.trajectory import Group, StopReason, Timings, Trajectory
+from agentrl.trajectory_json import from_line, to_line
+from agentrl.transcript import Float32Array, floats_array
+from agentrl.types import JsonValue, Task
+
+REPLAYED = "/replayed"
+"""Ends the uid of a success of an earlier step."""
+
+
+def outcome_of(trajectory: Trajectory) -> float:
+    """+1 right; -1 wrong, or cut by a limit."""
+    return 1.0 if trajectory.correct else -1.0
+
+
+@dataclass(slots=True)
+class _Search:
+    """One task's tree."""
+
+    nodes: list[Node] = field(default_factory=list[Node])
+    leaves: list[Node] = field(default_factory=list[Node])
+    """Ended, in order of their rounds and of their children."""
+    taught: list[Node] = field(default_factory=list[Node])
+    """Those that were backed up."""
+    forked: set[int] = field(default_factory=set[int])
+    """Episodes that others were branched from; they close together."""
+    numbers: int = 1
+    """Sibling numbers given away."""
+
+
+class DeepSearch:
+    """One tree per task; `Adaptive`: rarely solved questions keep their right answers.
+
+    A question solved by a share in (0, `rare`] keeps its right trajectories. When it comes again it
+    is not searched: they join plain samples, whose values are their outcomes. It forgets them once a
+    larger share of fresh ones is right.
+    """
+
+    def __init__(
+        self,
+        *,
+        group_size: int = 8,
+        width: int = 8,
+        node_tokens: int = 256,
+        max_depth: int = 64,
+        explore: float = 2.0,
+        parent: float = 0.4,
+        entropy: float = 0.4,
+        depth: float = 0.01,
+        rare: float = 0.25,
+        capacity: int = 1024,
+    ) -> None:
+        """
+        width: children of an expanded node. max_depth: nodes of a path without the root; a path
+        that gets there without an end counts as incomplete. explore: UCT's c. parent, entropy,
+        depth: weights of the frontier's score. rare: largest share of right answers that is worth
+        keeping; 0 keeps none. capacity: questions kept, the oldest forgotten first.
+        """
+        if width < 1 or node_tokens < 1 or max_depth < 1 or capacity < 0 or not 0 <= rare < 1:
+            raise UserError(
+                "deepsearch needs width, node_tokens and max_depth of at least 1, capacity of at "
+                "least 0 and rare in [0, 1)"
+            )
+        self._group_size, self._width, self._node_tokens = group_size, width, node_tokens
+        self._max_depth, self._explore, self._rare = max_depth, explore, rare
+        self._frontier = Frontier(parent, entropy, depth)
+        self._capacity = capacity
+        self._kept: dict[str, tuple[Trajectory, ...]] = {}
+
+    async def collect(self, task: Task, services: Services, ctx: Ctx) -> Group:
+        """`group_size` trajectories with the values of their nodes as token rewards."""
+        kept = self._kept.get(task.id, ())[: self._group_size - 1]
+        if kept:
+            return await self._without_search(task, kept, services, ctx)
+        async with services.episodes.live(task, 0, ctx) as root:
+            search = _Search()
+            await self._searched(root, search)
+        chosen = self._chosen(search)
+        members = [leaf.trajectory for leaf in chosen if leaf.trajectory is not None]
+        values = [leaf.token_values() for leaf in chosen]
+        missing = range(search.numbers, search.numbers + self._group_size - len(chosen))
+        fresh = await sampled(task, services, ctx, missing)
+        return _group(task, ctx, [*members, *fresh], [*values, *map(_flat, fresh)])
+
+    async def _without_search(
+        self, task: Task, kept: Sequence[Trajectory], services: Services, ctx: Ctx
+    ) -> Group:
+        again = [_again(trajectory, i, task, ctx) for i, trajectory in enumerate(kept)]
+        fresh = await sampled(task, services, ctx, range(len(kept), self._group_size))
+        members = [*again, *fresh]
+        return _group(task, ctx, members, [*map(_flat, members)])
+
+    async def _searched(self, episode: Episode, search: _Search) -> None:
+        """Rounds until enough trajectories ended, or nothing is left to expand."""
+        n = len(episode.row)
+        node: Node | None = Node(0, None, 0, 0, n, episode=episode)
+        if episode.stop is not None:
+            return
+        search.nodes.append(node)
+        while node is not None and len(search.leaves) < self._group_size:
+            ended = await self._round(node, search)
+            if ended:
+                search.leaves += ended
+                search.taught.append(teacher(ended))
+                search.taught[-1].back_up(search.taught[-1].outcome or 0.0)
+            node = self._best(search)
+
+    async def _round(self, node: Node, search: _Search) -> list[Node]:
+        """Down from `node`, child by child, until some children end; the ended ones."""
+        while True:
+            children = await self._expanded(node, search)
+            ended = [child for child in children if child.outcome is not None]
+            on = [child for child in children if child.episode is not None]
+            if ended or not on:
+                return ended
+            parent = node
+            node = max(on, key=lambda c: uct(c.q, parent.visits, c.visits, self._explore))
+
+    def _best(self, search: _Search) -> Node | None:
+        """The frontier's highest score; the earliest of equals. None when nothing is open."""
+
+        def score(node: Node) -> float:
+            q = 0.0 if node.parent is None else node.parent.q
+            return self._frontier.score(q, node.entropy, node.depth, self._max_depth)
+
+        open_nodes = [node for node in search.nodes if node.episode is not None]
+        return max(open_nodes, key=score, default=None)
+
+    async def _expanded(self, node: Node, search: _Search) -> list[Node]:
+        """All children at once: the node's own episode goes on as the first of them."""
+        episode, node.episode = node.episode, None
+        assert episode is not None
+        episodes = [episode]
+        if self._width > 1:
+            numbers = range(search.numbers, search.numbers + self._width - 1)
+            search.numbers += len(numbers)
+            search.forked.add(episode.sibling)
+            episodes += await episode.fork(numbers, at=len(episode.row))
+        async with asyncio.TaskGroup() as writing:
+            running = [writing.create_task(self._child(node, e)) for e in episodes]
+        children = [task.result() for task in running]
+        for child, own in zip(children, episodes, strict=True):
+            if child.episode is None and child.number not in search.forked:
+                await own.close()
+        node.children = children
+        search.nodes += children
+        return children
+
+    async def _child(self, node: Node, episode: Episode) -> Node:
+        """One more piece of text, and the world's answer when it completes a turn."""
+        written = (
+            await episode.write(max_tokens=self._node_tokens) if episode.stop is None else None
+        )
+        if episode.complete:
+            await episode.act()
+        child = Node(episode.sibling, node, node.depth + 1, node.end, len(episode.row))
+        if written is not None and len(written.logprobs):
+            child.entropy = -float(written.logprobs.mean())
+        if episode.stop is None and child.depth < self._max_depth:
+            child.episode = episode
+        elif episode.stop is not StopReason.ERROR:
+            child.trajectory = episode.finish(StopReason.MAX_TOKENS)
+            child.outcome = outcome_of(child.trajectory)
+        return child
+
+    def _chosen(self, search: _Search) -> list[Node]:
+        """At most `group_size` leaves: those that were backed up, then the earliest; by number."""
+        others = [leaf for leaf in search.leaves if leaf not in search.taught]
+        chosen = [*search.taught, *others][: self._group_size]
+        return sorted(chosen, key=lambda leaf: leaf.number)
+
+    def observe(self, groups: Sequence[Group], ctx: Ctx) -> None:
+        """Keep the right answers of rarely solved questions."""
+        for group in groups:
+            fresh = [t for t in group.scored if not t.uid.endswith(REPLAYED)]
+            right = [t for t in fresh if t.correct]
+            if not right:
+                continue
+            self._kept.pop(group.task.id, None)
+            if len(right) <= self._rare * len(fresh):
+                self._kept[group.task.id] = tuple(right)
+        while len(self._kept) > self._capacity:
+            del self._kept[next(iter(self._kept))]
+
+    def state(self) -> Mapping[str, JsonValue]:
+        """Kept trajectories as the lines of a run folder, by task, oldest first."""
+        return {task: [to_line(t) for t in kept] for task, kept in self._kept.items()}
+
+    def restore(self, state: Mapping[str, JsonValue]) -> None:
+        """Go on from `state`."""
+        self._kept = {
+            task: tuple(from_line(line) for line in cast(Iterable[str], lines))
+            for task, lines in state.items()
+        }
+
+
+def _again(trajectory: Trajectory, sibling: int, task: Task, ctx: Ctx) -> Trajectory:
+    """A kept success as a member of this step's group: unshaped, and nothing was run for it."""
+    again = f"+{ctx.repeat}" if ctx.repeat else ""
+    return replace(
+        trajectory,
+        uid=f"{ctx.step}/{task.id}/{sibling}{again}{REPLAYED}",
+        sibling=sibling,
+        rewards={"env": trajectory.rewards["env"]},
+        reward=None,
+        weight=1.0,
+        parent=None,
+        fork_tokens=None,
+        n_executed=0,
+        timings=Timings(),
+    )
+
+
+def _flat(trajectory: Trajectory) -> Float32Array:
+    """The outcome at every token: the value of a path that is one node."""
+    value = 0.0 if trajectory.error is not None else outcome_of(trajectory)
+    return floats_array([value] * trajectory.n_tokens)
+
+
+def _group(
+    task: Task, ctx: Ctx, members: Sequence[Trajectory], values: Sequence[Float32Array]
+) -> Group:
+    placed = tuple(replace(t, sibling=i) for i, t in enumerate(members))
+    return Group(task, placed, ctx.step, tuple(values))
+
+
+__all__ = ["REPLAYED", "DeepSearch", "outcome_of"]
