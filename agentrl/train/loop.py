@@ -26,7 +26,8 @@ from agentrl.train import exam, replay
 from agentrl.train.alarms import Alarms
 from agentrl.train.collect import Collected, Method
 from agentrl.train.exam import Exam
-from agentrl.train.feed import Feed, Flow, InTurn, OneAhead, Overlap
+from agentrl.train.feed import Feed, InTurn, OneAhead, Overlap
+from agentrl.train.flow import Flow
 from agentrl.train.inflight import InFlight
 from agentrl.train.learner import Learner
 from agentrl.train.metrics import Sink, rollout_metrics
@@ -152,7 +153,7 @@ async def _step(run: Run, state: State, feed: Feed) -> None:
         state.whole = False
         metrics |= _learnt(run, collected, demos, ctx)
     else:
-        metrics |= staleness(collected.kept[: len(collected.kept) - collected.replayed], version)
+        metrics |= staleness(collected.fresh, version)
         feed.learning()
         async with run.overlap.busy:
             state.whole = False
