@@ -55,10 +55,20 @@ class OTC:
     component: str = COMPONENT
     above: float = CORRECT
     """A trajectory sets n only when its component is above this."""
+    solved_from: float = 0.0
+    """Share of the group that has to be right before calls cost anything; 0, the paper's, asks for
+    few calls at once, which may drive them to zero where the tool is needed."""
+    floor: float = 0.0
+    """Least r_tool of a right answer: keeps it apart from a wrong one however many calls it took."""
 
     def __post_init__(self) -> None:
         if self.c <= 0 or self.alpha <= 0:
             raise UserError(f"otc needs c > 0 and alpha > 0, not {self.c} and {self.alpha}")
+        if not 0 <= self.solved_from <= 1 or not 0 <= self.floor <= 1:
+            raise UserError(
+                f"otc.solved_from and otc.floor lie in 0 to 1, not {self.solved_from:g} and "
+                f"{self.floor:g}"
+            )
 
     def __call__(self, group: Group, shaped: Shaped, history: HistoryStore, ctx: Ctx) -> Shaped:
         """n is min(committed view, this group); the group's correct minima are offered."""
@@ -66,8 +76,11 @@ class OTC:
         seen = history.get(NAMESPACE, group.task.id)
         known = [t.n_calls for t in winners] + ([] if seen is None else [int(seen)])
         least = min(known, default=None)
+        ready = len(winners) >= self.solved_from * len(group.trajectories)
         rewards = [
             float(reward) + self._change(trajectory.rewards.get(self.component, 0.0), m, least)
+            if ready
+            else float(reward)
             for reward, trajectory in zip(shaped.rewards_G, group.trajectories, strict=True)
             for m in [trajectory.n_calls]
         ]
@@ -79,8 +92,8 @@ class OTC:
     def _change(self, component: float, n_calls: int, least: int | None) -> float:
         if component <= 0:
             return 0.0
-        scale = self.alpha * tool_reward(n_calls, least, form=self.form, c=self.c)
-        return component * (scale - 1)
+        r_tool = tool_reward(n_calls, least, form=self.form, c=self.c)
+        return component * (self.alpha * max(self.floor, r_tool) - 1)
 
 
 __all__ = ["NAMESPACE", "OTC", "Form", "tool_reward"]

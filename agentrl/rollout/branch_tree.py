@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from math import log
 from statistics import fmean
 
-from agentrl.chat.base import Tokenizer
+from agentrl.chat.base import Renderer
 from agentrl.engine.base import Generation
 from agentrl.errors import UserError
 from agentrl.points import Ctx, Episode, Services
@@ -33,7 +33,7 @@ class TreeShape:
     rule: BranchRule
     copies: int = 1
     """Branches made where the rule says so: Z."""
-    tokenizer: Tokenizer | None = None
+    renderer: Renderer | None = None
     """For ln V; needed where the rule reads entropies."""
     record: bool = False
     """Record entropies of every turn, those that no rule reads included."""
@@ -58,7 +58,9 @@ class TreeShape:
 
     @property
     def _log_vocab(self) -> float:
-        return log(self.tokenizer.vocab_size) if self.tokenizer is not None else 1.0
+        if self.renderer is None:
+            raise UserError("a plan that branches by entropy is made with a renderer=")
+        return log(self.renderer.tokenizer.vocab_size)
 
 
 @dataclass(slots=True)

@@ -7,8 +7,8 @@ the mean of those after its tool results,
 
 episodes of the k start from the prompt, the probe among them, and k - m places are for branches,
 taken by `branch_rules.BalancedRule`. Entropies are means over the first tokens of a turn over ln V,
-in [0, 1]; at beta = 0.5 that leaves m between 7 and 10 of 16, a wider range at a larger one. The released code
-plays the probe beside the group and is shipped with this switched off.
+in [0, 1]; at beta = 0.5 that leaves m between 7 and 10 of 16, a wider range at a larger one. The
+released code plays the probe beside the group and is shipped with this switched off.
 
 Every token's entropy is recorded: AEPO's advantage (`agentrl.algo.entropy_aware`) reads them.
 """
@@ -19,7 +19,7 @@ import math
 from collections.abc import Sequence
 from statistics import fmean
 
-from agentrl.chat.base import Tokenizer
+from agentrl.chat.base import Renderer
 from agentrl.errors import UserError
 from agentrl.points import Ctx, Episode, Services
 from agentrl.rollout.branch_rules import BalancedRule
@@ -44,7 +44,7 @@ class Aepo:
         penalty: float = 0.05,
         chance: bool = False,
         first_tokens: int = 20,
-        tokenizer: Tokenizer | None = None,
+        renderer: Renderer | None = None,
     ) -> None:
         """
         sensitivity: beta of the probe. initial: roots, without a probe; None asks it. copies:
@@ -62,7 +62,7 @@ class Aepo:
             )
         rule = BalancedRule(alpha, beta, tau, penalty, chance, first_tokens)
         self._sensitivity, self._initial = sensitivity, initial
-        self._shape = TreeShape(group_size, rule, copies, tokenizer, record=True)
+        self._shape = TreeShape(group_size, rule, copies, renderer, record=True)
 
     async def collect(self, task: Task, services: Services, ctx: Ctx) -> Group:
         """`group_size` trajectories in sibling order, the probe first."""

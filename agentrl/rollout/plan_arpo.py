@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Literal
 
-from agentrl.chat.base import Tokenizer
+from agentrl.chat.base import Renderer
 from agentrl.errors import UserError
 from agentrl.points import Ctx, Services
 from agentrl.rollout.branch_rules import BranchRule, CodeRule, FixedRule, PaperRule
@@ -53,7 +53,7 @@ class Arpo:
         first_tokens: int | None = None,
         weight: float | None = None,
         probability: float | None = None,
-        tokenizer: Tokenizer | None = None,
+        renderer: Renderer | None = None,
     ) -> None:
         """
         initial: roots N; None takes half of the group. form: `paper` branches where
@@ -76,7 +76,7 @@ class Arpo:
             raise UserError(
                 f"rollout.plan.initial is 1 to rollout.group_size={group_size}, not {initial}"
             )
-        self._shape = TreeShape(group_size, rule, copies, tokenizer)
+        self._shape = TreeShape(group_size, rule, copies, renderer)
 
     async def collect(self, task: Task, services: Services, ctx: Ctx) -> Group:
         """`group_size` trajectories in sibling order: roots, branches, fresh ones."""

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from agentrl.errors import RunFailed
 
 QUIET = 20
 """Steps before a warning that still holds is given again."""
+
+WINDOW = 5
+"""Steps whose mean the tool collapse is judged by: few tasks of a step are hard."""
+CALLED = 0.2
+"""Calls per trajectory on hard tasks that count as using the tool."""
+WORSE = 0.05
+"""Accuracy that has to be lost for a collapse."""
 
 Metrics = Mapping[str, float]
 
@@ -77,6 +86,14 @@ def watched(stall_steps: int | None) -> tuple[Alarm, ...]:
             "entropy or KL term, or stop here",
         ),
         Alarm(
+            "tool collapse",
+            lambda now, past: calls_collapsed((*past, now)),
+            1,
+            "the policy has stopped calling tools on the tasks it does not solve, and solves fewer: a "
+            "reward for few calls may have won over the answer; give the otc shaper solved_from=0.5 or "
+            "floor=0.5, or leave it out until the tasks are solved",
+        ),
+        Alarm(
             "stale data",
             lambda now, past: now.get("ess", 1.0) < 0.5,
             1,
@@ -106,6 +123,26 @@ def _flat(now: Metrics) -> bool:
 
 def _first(past: Sequence[Metrics], name: str) -> float:
     return next((metrics[name] for metrics in past if name in metrics), 0.0)
+
+
+def calls_collapsed(steps: Sequence[Metrics]) -> bool:
+    """Whether calls on hard tasks fell below a tenth of their best while accuracy fell by 0.05.
+
+    Means over `WINDOW` steps are compared, the last one with the best of those before it; tasks
+    that the run never called a tool for are none of its business.
+    """
+    calls, accuracy = _windows(steps, "calls_hard"), _windows(steps, "accuracy")
+    if len(calls) < 2 or len(accuracy) < 2:
+        return False
+    best = max(calls[:-1])
+    gone = best >= CALLED and calls[-1] < 0.1 * best
+    return gone and accuracy[-1] < max(accuracy[:-1]) - WORSE
+
+
+def _windows(steps: Sequence[Metrics], name: str) -> list[float]:
+    """Means over every `WINDOW` steps in a row that have the metric."""
+    values = [step[name] for step in steps if math.isfinite(step.get(name, math.nan))]
+    return [fmean(values[i : i + WINDOW]) for i in range(len(values) - WINDOW + 1)]
 
 
 class Alarms:
@@ -138,4 +175,4 @@ def _run_length(alarm: Alarm, now: Metrics, past: Sequence[Metrics]) -> int:
     return length
 
 
-__all__ = ["Alarm", "Alarms", "watched"]
+__all__ = ["Alarm", "Alarms", "calls_collapsed", "watched"]

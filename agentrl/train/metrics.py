@@ -16,6 +16,7 @@ from typing import Protocol
 
 from agentrl.algo.gate_spread import reward_std
 from agentrl.errors import RunFailed
+from agentrl.train.spent import spent
 from agentrl.trajectory import Group, StopReason, Trajectory
 
 SCHEMA_VERSION = 1
@@ -125,7 +126,7 @@ def _before(line: bytes, step: int) -> bool:
 
 
 def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
-    """Means over all trajectories of a step that the world did not fail."""
+    """Means over all trajectories of a step that the world did not fail, and what they cost."""
     everyone = [t for group in groups for t in group.trajectories]
     scored = [t for t in everyone if t.error is None]
     if not scored:
@@ -153,7 +154,7 @@ def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
         ("length_wrong", [t for t in scored if not t.correct]),
     ):
         metrics[name] = fmean(t.n_sampled for t in members) if members else math.nan
-    return metrics | _components(scored) | _stops(scored)
+    return metrics | spent(groups) | _components(scored) | _stops(scored)
 
 
 def _components(scored: Sequence[Trajectory]) -> dict[str, float]:

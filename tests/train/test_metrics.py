@@ -21,7 +21,8 @@ def test_by_hand(hand: Any):
     """Group a: right with 2 calls, wrong with 1 failing call and an unreadable action; b: two right
     without calls; c: one half right, one lost.
 
-    Five count. Reward (1 + 0 + 1 + 1 + 0.5) / 5; calls 3 / 5; correct 3, productivity 3 / 3.
+    Five count. Reward (1 + 0 + 1 + 1 + 0.5) / 5; calls 3 / 5; correct 3, productivity 3 / 3. Groups a
+    and c solved at most half, with 3 calls in 3 trajectories. Everybody's tokens were generated.
     """
     a, b, c = (hand.task(n) for n in "abc")
     groups = [
@@ -44,7 +45,8 @@ def test_by_hand(hand: Any):
         "call_errors": 2 / 4, "turns": 2.0, "length": 4.0, "truncated": 1 / 5, "excluded": 0.0,
         "errors": 1 / 6, "zero_variance_groups": 2 / 3, "length_correct": 2.0, "length_wrong": 7.0,
         "stop/terminated": 4 / 5, "stop/max_turns": 1 / 5, "tool_s": 0.0, "queue_s": 0.0,
-        "reward_std": 2**0.5 / 3,
+        "reward_std": 2**0.5 / 3, "calls_attempted": 4 / 5, "calls_successful": 2 / 5,
+        "calls_hard": 1.0, "n_executed": 0.0, "n_generated": 110.0, "branches": 0.0,
     }  # fmt: skip
     assert found == pytest.approx(expected)
 
