@@ -49,6 +49,46 @@ class Reply:
     """One per id of `content`, in nats; None declares 0."""
 
 
+class Pace(Protocol):
+    """How long a scripted engine takes: it computes nothing, so its time is simulated."""
+
+    async def spend(self, n_prompt: int, n_new: int) -> None:
+        """Take as long as a request of `n_prompt` tokens that samples `n_new` does."""
+        ...
+
+    def statistics(self) -> EngineStatistics:
+        """What an engine of this pace would say of itself."""
+        ...
+
+
+class SteadyPace:
+    """Every request samples at its own constant speed, however many there are."""
+
+    def __init__(self, tokens_per_s: float | None = None) -> None:
+        """None answers at once."""
+        if tokens_per_s is not None and tokens_per_s <= 0:
+            raise UserError("tokens_per_s is positive")
+        self._tokens_per_s = tokens_per_s
+        self._running = self._generated = self._prefilled = 0
+        self._busy_s = 0.0
+
+    async def spend(self, n_prompt: int, n_new: int) -> None:
+        """See `Pace.spend`."""
+        self._running += 1
+        try:
+            if self._tokens_per_s is not None:
+                self._busy_s += n_new / self._tokens_per_s
+                await asyncio.sleep(n_new / self._tokens_per_s)
+        finally:
+            self._running -= 1
+        self._generated += n_new
+        self._prefilled += n_prompt
+
+    def statistics(self) -> EngineStatistics:
+        """See `Pace.statistics`; the busy time is the sum over requests."""
+        return EngineStatistics(self._running, 0, self._generated, self._prefilled, self._busy_s)
+
+
 Script: TypeAlias = Callable[[Int32Array, Sampling, int], "Reply | str | Sequence[int]"]
 """`(token_ids of the row, sampling, request index) -> what is generated`."""
 
@@ -78,27 +118,28 @@ class ScriptedEngine:
         end_id: int | None = None,
         logprob: float = 0.0,
         tokens_per_s: float | None = None,
+        pace: Pace | None = None,
         max_context: int = 1 << 20,
     ) -> None:
         """
         tokenizer: needed for text and stop strings. encode: how text becomes ids instead of
         `tokenizer.encode`, such as a renderer's `demo`, which knows control tokens. end_id: appended
         to replies given as text, so that they end the turn. logprob: declared of every token; 0.0 is
-        certainty. tokens_per_s: simulated speed of
-        each request; None answers at once.
+        certainty. tokens_per_s: simulated speed of each request; None answers at once. pace: another
+        simulation of time, instead of `tokens_per_s`.
         """
-        if logprob > 0 or (tokens_per_s is not None and tokens_per_s <= 0):
-            raise UserError("logprob is at most 0 and tokens_per_s is positive")
+        if logprob > 0:
+            raise UserError("logprob is at most 0: 0.0 is certainty")
         self._script, self._tokenizer, self._end_id = script, tokenizer, end_id
         self._encode = encode
-        self._logprob, self._tokens_per_s, self._max_context = logprob, tokens_per_s, max_context
+        self._logprob, self._max_context = logprob, max_context
+        self._pace = SteadyPace(tokens_per_s) if pace is None else pace
+        self._matchers: dict[tuple[str, ...], StopMatcher] = {}
         self._indices = itertools.count()
         self._version, self._next_version = 0, 0
         self._current = asyncio.Event()
         self._current.set()
         self._closed = False
-        self._running = self._generated = self._prefilled = 0
-        self._busy_s = 0.0
 
     @property
     def version(self) -> int:
@@ -124,13 +165,7 @@ class ScriptedEngine:
         version, row = self._version, ids_array(token_ids)
         reply = self._script(row, sampling, next(self._indices))
         generation = self._play(row, sampling, self._declared(reply), version)
-        self._running += 1
-        try:
-            await self._spend(len(generation.token_ids))
-        finally:
-            self._running -= 1
-        self._generated += len(generation.token_ids)
-        self._prefilled += len(row)
+        await self._pace.spend(len(row), len(generation.token_ids))
         return generation
 
     async def score(self, token_ids: Int32Array, sampling: Sampling) -> Float32Array:
@@ -160,19 +195,14 @@ class ScriptedEngine:
 
     def statistics(self) -> EngineStatistics:
         """See `Engine.statistics`; busy time is the simulated one."""
-        return EngineStatistics(self._running, 0, self._generated, self._prefilled, self._busy_s)
+        return self._pace.statistics()
 
     async def _ready(self) -> None:
-        async with asyncio.timeout(UPDATE_TIMEOUT_S):
-            await self._current.wait()
+        if not self._current.is_set():
+            async with asyncio.timeout(UPDATE_TIMEOUT_S):
+                await self._current.wait()
         if self._closed:
             raise EngineError("engine scripted was closed")
-
-    async def _spend(self, n_tokens: int) -> None:
-        if self._tokens_per_s is not None:
-            seconds = n_tokens / self._tokens_per_s
-            self._busy_s += seconds
-            await asyncio.sleep(seconds)
 
     def _declared(self, reply: Reply | str | Sequence[int]) -> Generation:
         """The whole reply, before stops."""
@@ -213,7 +243,7 @@ class ScriptedEngine:
 
     def _stopped(self, ids: list[int], sampling: Sampling) -> tuple[int, StopKind, str | None]:
         """How many ids are generated, and what ends them."""
-        matcher = StopMatcher(self._codec(), sampling.stop) if sampling.stop else None
+        matcher = self._matcher(sampling.stop) if sampling.stop else None
         for n, token_id in enumerate(ids, 1):
             if token_id in sampling.stop_ids:
                 return n, "stop_id", None
@@ -221,6 +251,12 @@ class ScriptedEngine:
             if found is not None:
                 return n, "stop_text", found
         return len(ids), "length", None
+
+    def _matcher(self, stop: tuple[str, ...]) -> StopMatcher:
+        """One for each set of stop strings: what it learns about ids is worth keeping."""
+        if stop not in self._matchers:
+            self._matchers[stop] = StopMatcher(self._codec(), stop)
+        return self._matchers[stop]
 
     def _codec(self) -> TextCodec:
         if self._tokenizer is None:

@@ -15,9 +15,9 @@ from agentrl.engine.architecture import model_folder
 from agentrl.engine.base import Bucket, EngineStatistics, Generation, StopKind
 from agentrl.engine.rows import Request
 from agentrl.engine.stops import StopMatcher
-from agentrl.engine.vllm_files import shared_memory, write_bucket
-from agentrl.engine.vllm_start import VllmSettings, parameters_of, start
-from agentrl.engine.vllm_worker import EMBEDDING, HEAD, WANTS_ENTROPIES, entropy_of_rank
+from agentrl.engine.vllm_files import parameters_of, shared_memory, write_tensors
+from agentrl.engine.vllm_start import VllmSettings, check_temperature, start
+from agentrl.engine.vllm_worker import WANTS_ENTROPIES, entropy_of_rank
 from agentrl.engine.worker import Finished
 from agentrl.errors import EngineError, UserError
 
@@ -71,6 +71,7 @@ class VllmBackend:
         """See `Backend.submit`. Raises UserError for what vLLM cannot compute."""
         # Room for one token even when scoring: vLLM always generates one more than it scores.
         request.check(vocab=self._vocab, max_context=self.max_context, room=1)
+        check_temperature(request.sampling)
         matcher = None
         if request.sampling.stop and not request.scoring:
             if self._settings.tokenizer is None:
@@ -172,17 +173,15 @@ class VllmBackend:
 
     def _reload(self) -> None:
         """Hand the staged parameters to vLLM's workers."""
-        if self._parameters.tied:
-            # vLLM keeps a packed copy of a tied head and would go on using the old one, silently.
-            self._staged[HEAD] = self._staged[EMBEDDING]
+        weights = self._parameters.with_head(self._staged)
         if self._settings.tensor_parallel == 1:
-            weights = iter(list(self._staged.items()))
-            self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+            arguments: dict[str, Any] = {"weights_iterator": iter(weights.items())}
+            self._engine.collective_rpc("reload_weights", kwargs=arguments)
             return
         # Tensors do not survive the way to other processes as arguments; files do.
         with TemporaryDirectory(prefix="agentrl-weights-", dir=shared_memory()) as folder:
-            write_bucket(self._staged, Path(folder), 0)
-            self._engine.collective_rpc("agentrl_load", args=(folder,))
+            write_tensors(weights, Path(folder), 0)
+            self._engine.collective_rpc("reload_weights", kwargs={"weights_path": folder})
 
     def _count_preemptions(self) -> None:
         """Count the rows that vLLM sets back for want of cache; an update's own do not count."""

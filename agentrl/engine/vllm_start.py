@@ -13,18 +13,21 @@ from typing import Any, cast
 
 import torch
 
+from agentrl.engine.base import Sampling
 from agentrl.engine.stops import Decodes
-from agentrl.engine.vllm_worker import EXTENSION, HEAD
-from agentrl.engine.weights import safetensors_files, saved_names
+from agentrl.engine.vllm_worker import EXTENSION
 from agentrl.errors import SetupError, UserError
 
 CPU_KV_CACHE_MB = 256
+MAX_TEMPERATURE = 2.0
+"""vLLM refuses more."""
 ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     # `vllm_worker` wraps the first model runner's sampler; the second one, used by default where
     # there is Triton, draws in kernels that give no entropies.
     "VLLM_USE_V2_MODEL_RUNNER": "0",
+    "VLLM_NO_USAGE_STATS": "1",
 }
 """Set before vLLM is imported, unless the user has set them."""
 
@@ -42,33 +45,6 @@ class VllmSettings:
     gpu_share: float
     tensor_parallel: int
     sleep: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Parameters:
-    """Names a weight sync must bring."""
-
-    expected: frozenset[str]
-    """A tied model's head is not among them."""
-    tied: bool
-    """Whether the head is the embedding."""
-
-    def missing(self, received: set[str]) -> list[str]:
-        """Names that did not come, sorted."""
-        return sorted(self.expected - received)
-
-    def known(self, name: str) -> bool:
-        """Whether the model has such a parameter."""
-        return name in self.expected or name == HEAD
-
-
-def parameters_of(folder: Path) -> Parameters:
-    """Read from the saved model. Raises UserError when it holds no safetensors."""
-    from transformers import AutoConfig
-
-    tied = bool(cast(Any, AutoConfig).from_pretrained(folder).tie_word_embeddings)
-    names = saved_names(safetensors_files(folder)) - ({HEAD} if tied else set())
-    return Parameters(frozenset(names), tied)
 
 
 def check_parallel(folder: Path, tensor_parallel: int, n_gpus: int) -> None:
@@ -91,6 +67,15 @@ def check_parallel(folder: Path, tensor_parallel: int, n_gpus: int) -> None:
         raise UserError(
             f"engine.tensor_parallel={tensor_parallel} does not divide the model's {heads} "
             f"attention heads and {groups} key-value heads: use a common divisor"
+        )
+
+
+def check_temperature(sampling: Sampling) -> None:
+    """Raises UserError for a temperature that vLLM refuses."""
+    if sampling.temperature > MAX_TEMPERATURE:
+        raise UserError(
+            f"vLLM takes temperatures up to {MAX_TEMPERATURE:g}, not {sampling.temperature:g}: lower "
+            "it, or use engine=transformers"
         )
 
 

@@ -1,4 +1,4 @@
-"""What runs inside vLLM's workers: exact entropies, tempered scores, weights from files.
+"""What runs inside vLLM's workers: exact entropies and tempered scores.
 
 vLLM adds `WorkerExtension` to its worker class by name, in this process, in tensor-parallel workers
 and in a server alike; its methods are called by collective RPC. Entropies travel in the field of the
@@ -8,21 +8,17 @@ sampled token's rank, which every transport of vLLM carries and which nobody her
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from agentrl.engine.weights import read_safetensors, safetensors_files
-
 EXTENSION = "agentrl.engine.vllm_worker.WorkerExtension"
 """vLLM's `worker_extension_cls`."""
 WANTS_ENTROPIES = "agentrl_entropies"
 """Key of `SamplingParams.extra_args` that asks for them."""
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 def entropy_of_rank(rank: int) -> float:
@@ -116,27 +112,6 @@ class WorkerExtension:
         sampler.compute_logprobs = hooks.computed
         runner._get_prompt_logprobs_dict = hooks.prompted
         return {"installed": True}
-
-    def agentrl_load(self, folder: str) -> dict[str, bool]:
-        """Replace the weights by those of the folder's safetensors files."""
-        cast(Any, self).reload_weights(weights_iterator=_tensors(Path(folder)))
-        return {"loaded": True}
-
-
-def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of the folder; the embedding comes a second time as the head of a tied model.
-
-    vLLM keeps a packed copy of a tied head on a CPU and would go on using the old one, silently.
-    """
-    embedding: Tensor | None = None
-    headed = False
-    for bucket in read_safetensors(safetensors_files(folder)):
-        for name, tensor in bucket.items():
-            embedding = tensor if name == EMBEDDING else embedding
-            headed = headed or name == HEAD
-            yield name, tensor
-    if embedding is not None and not headed:
-        yield HEAD, embedding
 
 
 __all__ = ["EXTENSION", "WANTS_ENTROPIES", "WorkerExtension", "entropy_of_rank"]

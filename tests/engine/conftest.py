@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from pathlib import Path
 from typing import ClassVar
 
@@ -168,3 +169,31 @@ class Helpers:
 @pytest.fixture(scope="session")
 def helpers() -> type[Helpers]:
     return Helpers
+
+
+@pytest.fixture(scope="session")
+def served(folders, pieces):
+    """A vLLM server of the qwen2 model, for the session; the last test of `test_vllm_server` kills it."""
+    from agentrl.engine.vllm_server import VllmServerEngine
+
+    os.environ["OMP_NUM_THREADS"] = "1"
+    engine = VllmServerEngine(folders["qwen2"], tokenizer=pieces, max_batch=16, kv_cache_mb=32)
+    asyncio.run(engine.open())
+    yield engine
+    asyncio.run(engine.close())
+
+
+@pytest.fixture(scope="module")
+def connected(served, folders, pieces, tmp_path_factory):
+    """An engine of its own on the session's server."""
+    from agentrl.engine.vllm_server import VllmServerEngine
+
+    engine = VllmServerEngine(
+        folders["qwen2"],
+        tokenizer=pieces,
+        url=f"unix:{served._process.socket}",
+        weights_dir=str(tmp_path_factory.mktemp("weights")),
+    )
+    asyncio.run(engine.open())
+    yield engine
+    asyncio.run(engine.close())

@@ -16,17 +16,16 @@ from agentrl.engine.vllm import VllmEngine
 from agentrl.errors import EngineError, UserError
 
 HAS_VLLM = importlib.util.find_spec("vllm") is not None
+VLLM = [
+    pytest.mark.vllm,
+    pytest.mark.skipif(not HAS_VLLM, reason="vllm is not installed"),
+    # vLLM and what it imports warn on their own account, on other threads too.
+    pytest.mark.filterwarnings("ignore"),
+]
 ENGINES = [
     "transformers",
-    pytest.param(
-        "vllm",
-        marks=[
-            pytest.mark.vllm,
-            pytest.mark.skipif(not HAS_VLLM, reason="vllm is not installed"),
-            # vLLM and what it imports warn on their own account, on other threads too.
-            pytest.mark.filterwarnings("ignore"),
-        ],
-    ),
+    pytest.param("vllm", marks=VLLM),
+    pytest.param("vllm_server", marks=VLLM),
 ]
 
 
@@ -39,6 +38,9 @@ def make(name: str, folder, tokenizer) -> Engine:
 @pytest.fixture(scope="module", params=ENGINES)
 def shared(request, folders, pieces):
     """One engine per kind; every test leaves it with the weights on disk."""
+    if request.param == "vllm_server":
+        yield request.getfixturevalue("connected")
+        return
     os.environ["OMP_NUM_THREADS"] = "1"
     engine = make(request.param, folders["qwen2"], pieces)
     asyncio.run(engine.open())
