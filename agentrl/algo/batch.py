@@ -187,6 +187,7 @@ def _padded(rows: Sequence[_Row], pad_id: int) -> Batch:
         },
         n_tokens=int(mask.sum()),
         n_sequences=len(trained),
+        entropies=_entropies(rows),
         token_rewards=_stack(rows, [_token_rewards(r) for r in rows], 0.0, torch.float32)
         if scored
         else None,
@@ -224,6 +225,25 @@ def _temperatures(row: _Row) -> np.ndarray:
 
 def _origins(row: _Row) -> np.ndarray:
     return row.aligned(row.transcript.origins, int(Origin.PROMPT))
+
+
+def _entropies(rows: Sequence[_Row]) -> Tensor | None:
+    """What the engine recorded; None is cheaper than a tensor of nan."""
+    if all(s.entropies is None for row in rows for s in row.transcript.segments):
+        return None
+    recorded = [
+        row.aligned(
+            np.concatenate(
+                [
+                    np.full(len(s), np.nan, np.float32) if s.entropies is None else s.entropies
+                    for s in row.transcript.segments
+                ]
+            ),
+            np.nan,
+        )
+        for row in rows
+    ]
+    return _stack(rows, recorded, np.nan, torch.float32)
 
 
 def _token_rewards(row: _Row) -> np.ndarray:

@@ -87,6 +87,9 @@ class Batch:
     """Global count of tokens with mask 1: the normaliser of `token-mean`."""
     n_sequences: int
     """Global count of trajectories with at least one such token."""
+    entropies: Tensor | None = None
+    """f32 [B, T] in nats, as the engine recorded them while sampling; nan where it did not. None when
+    it was asked for none."""
     token_rewards: Tensor | None = None
     """f32 [B, T], earned at each token beside `rewards`; None when every reward is an outcome."""
     old_logprobs: Tensor | None = None
@@ -243,6 +246,7 @@ _TOKEN = {
     "temperatures": torch.float32,
     "versions": torch.int32,
     "origins": torch.int8,
+    "entropies": torch.float32,
     "token_rewards": torch.float32,
     "old_logprobs": torch.float32,
     "ref_logprobs": torch.float32,
