@@ -76,6 +76,7 @@ WATCHED: Mapping[str, tuple[str, ...]] = {
     "delethink": ("length", "n_sequences", "truncated"),
     "deepsearch": ("calls", "advantage_abs_mean"),
     "cort": ("call_errors", "reward_std"),
+    "inspo": ("calls", "reward/inspo/instruction"),
     "demyagent": ("calls", "groups", "rounds"),
     "difficulty_filter": ("groups", "rounds", "zero_variance_groups"),
     "difficulty_staged": ("calls", "zero_variance_groups"),
