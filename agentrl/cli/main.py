@@ -24,6 +24,7 @@ COMMANDS: Mapping[str, str] = {
     "new": "Scaffold a tool, an environment or a reward with a passing test",
     "check": "Run the conformance kit on a tool, env, sandbox or engine",
     "sandbox": "Run, try, measure and serve the sandbox",
+    "bench": "Measure the rollout loop with simulated engines and tools",
     "config": "Print the configuration that some words resolve to",
     "doctor": "Check this machine, line by line, with the fix",
 }
