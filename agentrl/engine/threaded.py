@@ -56,6 +56,11 @@ class ThreadedEngine(Generic[BackendT]):
         return self._thread.backend.version
 
     @property
+    def dead(self) -> str | None:
+        """Why nothing more is served; None while the engine lives."""
+        return self._thread.dead
+
+    @property
     def max_context(self) -> int:
         """See `Engine.max_context`."""
         return self._thread.backend.max_context

@@ -100,6 +100,11 @@ class EngineThread(Generic[BackendT]):
             raise EngineError(f"engine {self._name} is not open")
         return self._backend
 
+    @property
+    def dead(self) -> str | None:
+        """Why nothing more is served; None while the thread serves or was not started."""
+        return self._dead
+
     async def open(self) -> None:
         """Start the thread and load. Raises what loading raises."""
         if self._thread is not None:
