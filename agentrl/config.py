@@ -96,6 +96,16 @@ class ModelConfig(Node):
     """Arithmetic of engine and learner."""
 
 
+class PartnerConfig(Plugin):
+    """A model beside the policy that a plan lets write; `name` is its engine."""
+
+    name: str = "transformers"
+    """Its engine; `self` is the policy itself, at its present weights."""
+    model: str | None = None
+    """Its weights, kept as they are: `nano`, a hub id, a folder, or a run folder; null is
+    `model.path`."""
+
+
 class RolloutConfig(Node):
     """How a task becomes a group of trajectories."""
 
@@ -110,6 +120,8 @@ class RolloutConfig(Node):
     """Tool calls that may run at once."""
     retries: int = Field(default=2, ge=0)
     """Fresh attempts for a trajectory that the world failed."""
+    partners: Mapping[str, PartnerConfig] = Field(default_factory=dict[str, PartnerConfig])
+    """Role -> the model that plays it, for plans with several: `{short: {model: path}}`."""
 
 
 RejectionRule = Literal[

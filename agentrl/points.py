@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from agentrl.algo.types import Batch, ForwardOutput
-    from agentrl.engine.base import Generation
+    from agentrl.engine.base import Engine, Generation
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,11 +143,14 @@ class Episode(Protocol):
         max_tokens: int | None = None,
         entropies: bool = False,
         stop: Sequence[str] = (),
+        by: str | None = None,
     ) -> Generation | None:
         """Go on writing the turn: until it is complete, or `max_tokens`, or one of `stop`.
 
-        None when the episode has ended, by a limit or a fault. Raises RuntimeError when the turn
-        is complete already.
+        `by` names a partner of `Services.partners` that writes in the policy's stead: its tokens
+        are read like an observation (mask 0, no ratio) and belong to the turn all the same. None
+        when the episode has ended, by a limit or a fault. Raises RuntimeError when the turn is
+        complete already, UserError when there is no such partner.
         """
         ...
 
@@ -253,6 +256,8 @@ class Services:
     judge: Judge | None = None
     sandbox: SandboxPool | None = None
     """Where rewards run code: the run's own pool, open."""
+    partners: Mapping[str, Engine] = field(default_factory=dict[str, "Engine"])
+    """Models beside the policy that plans let write, by role; open. `self` is the policy."""
 
 
 @runtime_checkable

@@ -70,6 +70,11 @@ WATCHED: Mapping[str, tuple[str, ...]] = {
     "mt_grpo": ("calls", "advantage_abs_mean"),
     "gigpo": ("calls", "advantage_abs_mean"),
     "otc_grpo": ("calls", "productivity"),
+    "arpo": ("n_executed", "n_generated", "branches"),
+    "arpo_hard": ("n_executed", "n_generated", "branches"),
+    "arpo_code": ("n_executed", "n_generated", "branches"),
+    "arpo_fixed": ("n_executed", "n_generated", "branches"),
+    "aepo": ("n_executed", "branches", "clip_high_share", "entropy"),
     "acereason": ("truncated", "length"),
     "campo": ("truncated", "groups", "reward_std"),
     "capo": ("reward/capo/steps", "advantage_abs_mean"),
@@ -149,7 +154,8 @@ def one_run(name: str, words: Sequence[str], options: argparse.Namespace) -> dic
         with judging(config):
             train(config, sinks=(), command="benchmark")
         lines = (folder / "metrics.jsonl").read_text().splitlines()
-    by_step = [{k: _short(v) for k, v in json.loads(line).items()} for line in lines]
+    told = [json.loads(line).items() for line in lines]
+    by_step = [{k: _short(v) for k, v in line if v is not None} for line in told]
     return {
         "words": words,
         "tasks": options.tasks,

@@ -19,7 +19,7 @@ import numpy as np
 from agentrl.chat.base import Inline
 from agentrl.chat.opening import open_conversation
 from agentrl.context import Context
-from agentrl.engine.base import Generation
+from agentrl.engine.base import Engine, Generation
 from agentrl.env import Action, Env, Observation, StepResult
 from agentrl.errors import DeadlineExceeded, EngineError, WorldFault
 from agentrl.points import Opening
@@ -187,6 +187,7 @@ class LiveEpisode:
         max_tokens: int | None = None,
         entropies: bool = False,
         stop: Sequence[str] = (),
+        by: str | None = None,
     ) -> Generation | None:
         """See `Episode.write`."""
         if self._complete:
@@ -195,12 +196,13 @@ class LiveEpisode:
             return None
         if not self._written and self.n_turns == self._parts.limits.max_turns:
             return self._end(StopReason.MAX_TURNS)
-        room, full = self._room()
+        writer = self._parts.writer(by)
+        room, full = self._room(writer)
         if room <= 0:
             return self._cut(full)
         async with self._border("generation"):
             wanted = room if max_tokens is None else min(room, max_tokens)
-            generation = await self._generate(wanted, entropies, tuple(stop))
+            generation = await self._generate(wanted, entropies, tuple(stop), by)
             self._ended = generation.stop == "stop_id"
             paused = generation.stop_text is not None and generation.stop_text in stop
             self._complete = generation.stop != "length" and not paused
@@ -209,18 +211,21 @@ class LiveEpisode:
             return generation
         return None
 
-    def _room(self) -> tuple[int, StopReason]:
+    def _room(self, writer: Engine) -> tuple[int, StopReason]:
         """Tokens the turn may still have, and the ending to report when it uses them all."""
         n, limits = len(self.row), self._parts.limits
         rooms = (
             (limits.turn_tokens - (n - self.turn_start), StopReason.TURN_TOKENS),
             (limits.max_tokens - n, StopReason.MAX_TOKENS),
-            (self._parts.engine.max_context - n, StopReason.CONTEXT),
+            (writer.max_context - n, StopReason.CONTEXT),
         )
         return min(rooms, key=lambda room: room[0])
 
-    async def _generate(self, room: int, entropies: bool, stop: tuple[str, ...]) -> Generation:
+    async def _generate(
+        self, room: int, entropies: bool, stop: tuple[str, ...], by: str | None
+    ) -> Generation:
         parts, recorder = self._parts, self._recorder
+        engine = parts.writer(by)
         if not self._written:
             recorder.n_turns += 1
         sampling = replace(
@@ -239,10 +244,10 @@ class LiveEpisode:
             started = monotonic()
             try:
                 async with asyncio.timeout(parts.limits.generate_s):
-                    generation = await parts.engine.generate(recorder.row.token_ids, sampling)
+                    generation = await engine.generate(recorder.row.token_ids, sampling)
             except TimeoutError as error:
                 raise EngineError(f"no generation within {parts.limits.generate_s:g} s") from error
-        recorder.generated(generation, sampling.temperature or 1.0, monotonic() - started)
+        recorder.generated(generation, sampling.temperature or 1.0, monotonic() - started, by)
         if generation.stop == "abort":
             raise EngineError("the engine aborted the request")
         return generation

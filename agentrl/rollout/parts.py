@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from agentrl.chat.base import Renderer, ToolProtocol
 from agentrl.context import Limiter, Unlimited
 from agentrl.engine.base import Engine, Sampling
 from agentrl.env import Env
+from agentrl.errors import UserError
 from agentrl.points import Ctx, Patch
 from agentrl.rollout.limits import Limits
 from agentrl.sandbox import SandboxPool
@@ -31,6 +32,19 @@ class Parts:
     pool: SandboxPool | None = None
     engine_slots: Limiter = field(default_factory=Unlimited)
     """Bounds generations in flight over all episodes."""
+    partners: Mapping[str, Engine] = field(default_factory=dict[str, Engine])
+    """See `Services.partners`."""
+
+    def writer(self, by: str | None) -> Engine:
+        """The policy's engine, or a partner's. Raises UserError when there is no such partner."""
+        if by is None:
+            return self.engine
+        if by not in self.partners:
+            raise UserError(
+                f"the plan lets a partner {by!r} write and there is none; set "
+                f"rollout.partners.{by}.model=<a model with the same vocabulary>"
+            )
+        return self.partners[by]
 
     def patched(self, patch: Patch) -> Parts:
         """The parts with the temperature and the row length that schedules have set."""

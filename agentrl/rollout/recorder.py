@@ -89,10 +89,14 @@ class Recorder:
         row = Transcript(train_context=train_context, ratio_mode=ratio_mode)
         self.row = row.append(Segment(Origin.PROMPT, token_ids))
 
-    def generated(self, generation: Generation, temperature: float, wall_s: float) -> None:
-        """One generation's tokens."""
+    def generated(
+        self, generation: Generation, temperature: float, wall_s: float, by: str | None = None
+    ) -> None:
+        """One generation's tokens; a partner's are an observation that names it."""
         self.generate_s += wall_s
-        if self.demo:
+        if by is not None:
+            self.row = self.row.append(Segment(Origin.OBSERVATION, generation.token_ids, policy=by))
+        elif self.demo:
             self.row = self.row.append(Segment(Origin.DEMO, generation.token_ids))
         else:
             self.row = self.row.append(*sampled_segments(generation, temperature))

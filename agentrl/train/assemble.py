@@ -176,6 +176,7 @@ def make_method(
             scorer=scorer,
             judge=None if algo.judge is None else build("judge", algo.judge),
             sandbox=parts.pool,
+            partners=parts.partners,
         ),
         shapers=setup.plugins("shaper", algo.shapers, tokenizer=tokenizer),
         gate=None if algo.gate is None else build("gate", algo.gate),

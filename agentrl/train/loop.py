@@ -104,6 +104,7 @@ async def train(run: Run, state: State) -> None:
     """Train until `total_steps`. Interrupted, it leaves a checkpoint of the last step boundary."""
     async with AsyncExitStack() as opened:
         await open_parts(opened, run.engine, run.pool)
+        await open_partners(opened, run.engine, run.method.services.partners)
         try:
             await run.sync()
             first = await _examine(run, state)
@@ -124,6 +125,15 @@ async def open_parts(opened: AsyncExitStack, engine: Engine, pool: SandboxPool |
         await pool.open()
     opened.push_async_callback(engine.close)
     await engine.open()
+
+
+async def open_partners(
+    opened: AsyncExitStack, policy: Engine, partners: Mapping[str, Engine]
+) -> None:
+    """Open the models of a plan's other roles, each once; roles of the policy are open already."""
+    for partner in {id(p): p for p in partners.values() if p is not policy}.values():
+        opened.push_async_callback(partner.close)
+        await partner.open()
 
 
 def _feed(run: Run, state: State) -> Feed:

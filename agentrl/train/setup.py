@@ -5,7 +5,7 @@ Every part is found by name; whatever is wrong with the input is said here, befo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from itertools import islice
@@ -89,6 +89,34 @@ def _determinism(config: RunConfig) -> dict[str, bool]:
     return {"deterministic": wanted}
 
 
+def make_partners(config: RunConfig, chat: Chat, engine: Engine) -> Mapping[str, Engine]:
+    """The models that play a plan's other roles, not yet open, and the policy as `self`.
+
+    Raises UserError when one reads other tokens than the policy.
+    """
+    made = {"self": engine}
+    for role, partner in config.rollout.partners.items():
+        if role == "self":
+            raise UserError("rollout.partners.self is the policy; give the role another name")
+        if partner.name == "self":
+            made[role] = engine
+            continue
+        path = model_path(partner.model or config.model.path)
+        if _spelling(load_tokenizer(path)) != _spelling(chat.tokenizer):
+            raise UserError(
+                f"rollout.partners.{role} has another vocabulary than the policy; its tokens stand "
+                "in the policy's rows, so give it a model of the same family"
+            )
+        own = config.model_copy(update={"engine": partner})
+        made[role] = make_engine(own, chat, path)
+    return made
+
+
+def _spelling(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Alike for tokenizers that spell alike."""
+    return (tokenizer.vocab_size, *tokenizer.encode("The 3 quick foxes: def f(x):\n    return x"))
+
+
 def make_pool(config: RunConfig, env: Env) -> SandboxPool | None:
     """The sandbox pool, not yet open; None when the environment offers no tools."""
     if not env.tools:
@@ -108,6 +136,7 @@ def make_parts(
         protocol=chat.protocol,
         pool=make_pool(config, make_env()),
         tool_slots=Slots(config.rollout.tool_slots),
+        partners=make_partners(config, chat, engine),
         limits=Limits(
             max_turns=env.max_turns,
             max_calls=env.max_calls,

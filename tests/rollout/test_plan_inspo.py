@@ -111,7 +111,7 @@ async def test_without_a_judge_children_are_recombined(world: Any) -> None:
     assert [m.number for m in plan.population] == [0, 1]
     weights = sorted((m.weight for m in plan.population), reverse=True)
     await plan.collect(world.task, services(world), replace(CTX, step=1))
-    assert [m.number for m in plan.population] == [0, 1, 2, 3]
+    assert [m.number for m in plan.population] == [0, 1, 4, 5], "numbers are not given twice"
     for child in plan.population[2:]:
         assert child.text in {
             f"{a} {b}" for a in ("win A.", "win C.") for b in ("win B.", "win D.")

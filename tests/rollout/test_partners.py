@@ -1,0 +1,80 @@
+"""A partner writes into a row: read like an observation, part of the turn, trained nowhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import agentrl
+from agentrl.compose import compose
+from agentrl.engine.scripted import ScriptedEngine
+from agentrl.errors import UserError
+from agentrl.points import Ctx
+from agentrl.rollout.loop import Episodes
+from agentrl.train import setup
+from agentrl.trajectory_json import from_line, to_line
+from agentrl.transcript import Origin
+
+CTX = Ctx(step=0, total_steps=1, seed=0)
+
+
+async def test_its_tokens_are_observed_and_belong_to_the_turn(world: Any) -> None:
+    policy = world.turns(world.renderer.demo("<think>hm").tolist())
+    partner = world.turns("so <answer>4</answer>")
+    parts = world.parts(policy, partners={"short": partner, "self": policy})
+    async with Episodes(parts, seed=1).live(world.task, 0, CTX) as episode:
+        await episode.write(max_tokens=3)
+        written = await episode.write(by="short")
+        assert written is not None
+        assert episode.complete
+        assert not await episode.act()
+        played = episode.finish()
+    row = played.rows[0]
+    assert partner.rows[0] == row.token_ids[: len(row) - len(written.token_ids)].tolist()
+    assert [(int(s.origin), s.policy) for s in row.segments[1:]] == [
+        (Origin.MODEL, "policy"),
+        (Origin.OBSERVATION, "short"),
+    ]
+    assert row.n_sampled == played.n_sampled == 3
+    assert not row.mask[-len(written.token_ids) :].any()
+    assert played.messages[-1].content == "<think>hmso <answer>4</answer>"
+    assert played.rewards == {"env": 1.0}
+    assert from_line(to_line(played)).rows[0].segments[2].policy == "short"
+
+
+async def test_the_policy_may_be_its_own_partner(world: Any) -> None:
+    policy = world.turns("no")
+    parts = world.parts(policy, partners={"self": policy})
+    async with Episodes(parts, seed=1).live(world.task, 0, CTX) as episode:
+        await episode.write(by="self")
+        await episode.act()
+        played = episode.finish()
+    assert (played.n_sampled, played.messages[-1].content) == (0, "no")
+
+
+async def test_an_unknown_partner_is_the_users_fault(world: Any) -> None:
+    async with Episodes(world.parts(world.turns("no")), seed=1).live(world.task, 0, CTX) as one:
+        with pytest.raises(UserError, match="a partner 'short'"):
+            await one.write(by="short")
+
+
+def partners(*words: str) -> dict[str, Any]:
+    config = compose(["env=retool_math", *words])
+    make_env = setup.env_factory(config.env)
+    chat = setup.open_chat(config, make_env())
+    engine = ScriptedEngine(lambda ids, sampling, request: "")
+    made = setup.make_parts(config, chat, make_env, engine, 1.0).partners
+    assert made["self"] is engine
+    return {role: partner for role, partner in made.items() if role != "self"}
+
+
+def test_partners_come_from_the_configuration(tmp_path: Path) -> None:
+    nano = Path(agentrl.__file__).parent / "_assets" / "nano"
+    assert partners() == {}
+    made = partners(f"rollout.partners.short.model={nano}", "rollout.partners.long.name=self")
+    assert type(made["short"]).__name__ == "TransformersEngine"
+    assert isinstance(made["long"], ScriptedEngine)
+    with pytest.raises(UserError, match="another name"):
+        partners("rollout.partners.self.model=nano")
