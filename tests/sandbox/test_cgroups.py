@@ -28,10 +28,11 @@ def _groups() -> list[Path]:
     return [f for p in dict.fromkeys(cgroups.find().of.values()) for f in p.glob("agentrl-*")]
 
 
-def _sessions() -> list[Path]:
-    """Groups of single sessions, below the homes of this process."""
-    mine = [f for f in _groups() if f.name.startswith(f"agentrl-{os.getpid()}-")]
-    return [entry for home in mine for entry in home.iterdir() if entry.is_dir()]
+def _sessions(pool: LocalPool) -> list[Path]:
+    """Groups of single sessions, below the pool's own homes."""
+    assert pool._zygotes._forkers is not None
+    homes = map(Path, pool._zygotes._forkers.home.paths())
+    return [entry for home in homes for entry in home.iterdir() if entry.is_dir()]
 
 
 def _ended_process() -> int:
@@ -122,19 +123,19 @@ async def test_zygotes_that_nobody_needs_any_more_end(monkeypatch: pytest.Monkey
     pool = LocalPool(spares=0)
     await pool.open()
     sessions = [await pool.acquire() for _ in range(4)]
-    kinds = len({folder.parent for folder in _sessions()})
-    assert len(_sessions()) == 4 * kinds
+    kinds = len({folder.parent for folder in _sessions(pool)})
+    assert len(_sessions(pool)) == 4 * kinds
     for session in sessions[1:]:
         await session.close()
     await pool._zygotes.tidy()
-    assert len(_sessions()) == 4 * kinds
+    assert len(_sessions(pool)) == 4 * kinds
     monkeypatch.setattr(forkers, "_KEEP_S", 0.0)
     await pool._zygotes.tidy()
-    assert len(_sessions()) == kinds
+    assert len(_sessions(pool)) == kinds
     assert (await sessions[0].run("6 * 7", timeout_s=10)).value == "42"
     again = await pool.acquire()
     assert (await again.run("6 * 7", timeout_s=10)).value == "42"
-    assert len(_sessions()) == 2 * kinds
+    assert len(_sessions(pool)) == 2 * kinds
     await pool.close()
 
 
