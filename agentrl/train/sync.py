@@ -45,7 +45,8 @@ class Sync:
         try:
             async with asyncio.timeout(SYNC_S):
                 await self._update()
-            whole = True
+                whole = True
+                return await self._probed()
         except (TimeoutError, EngineError) as error:
             why = error if isinstance(error, EngineError) else f"nothing within {SYNC_S:g} s"
             raise RunFailed(
@@ -54,17 +55,19 @@ class Sync:
         finally:
             if not whole:
                 await asyncio.shield(self.engine.close())
-        found = await check_sync(
-            self.engine, [self.probe], [self.learner.score(self.probe)],
-            version=self.learner.version, dtype=self.dtype,
-        )  # fmt: skip
-        return found.max_difference
 
     async def _update(self) -> None:
         await self.engine.begin_update(self.learner.version)
         for bucket in self.learner.export():
             await self.engine.put(bucket)
         await self.engine.finish_update()
+
+    async def _probed(self) -> float:
+        found = await check_sync(
+            self.engine, [self.probe], [self.learner.score(self.probe)],
+            version=self.learner.version, dtype=self.dtype,
+        )  # fmt: skip
+        return found.max_difference
 
 
 def probe_ids(vocab_size: int, prompt: Sequence[int], seed: int) -> Int32Array:
