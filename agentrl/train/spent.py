@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
@@ -17,7 +16,7 @@ def spent(groups: Sequence[Group]) -> dict[str, float]:
 
     `calls_attempted`, `calls_successful`: what the model tried to call, unreadable actions included,
     and what came back without a fault; like `calls`, the executed ones, they count a branch's whole
-    history. `calls_hard`: `calls` in the groups that solved at most half, nan without any.
+    history. `calls_hard`: `calls` in the groups that solved at most half, left out without any.
     `n_executed`: calls really run in the step, those that branches inherit only where they ran.
     `n_generated`: tokens the policy wrote, a shared prefix once. `branches`: trajectories that left
     another one behind its prompt.
@@ -32,7 +31,7 @@ def spent(groups: Sequence[Group]) -> dict[str, float]:
     return {
         "calls_attempted": fmean(len(t.calls) for t in scored),
         "calls_successful": fmean(sum(c.error is None for c in t.calls) for t in scored),
-        "calls_hard": fmean(hard) if hard else math.nan,
+        **({"calls_hard": fmean(hard)} if hard else {}),
         "n_executed": float(sum(t.n_executed for t in everyone)),
         "n_generated": float(sum(t.n_sampled for t in everyone) - sum(shared)),
         "branches": float(sum(n > 0 for n in shared)),
