@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 
-from agentrl.points import Ctx, Opening, Services
+from agentrl.points import Ctx, Episode, Opening, Services
 from agentrl.trajectory import Trajectory
 from agentrl.types import Message, Task
 
@@ -62,4 +63,33 @@ def instructed(instruction: str) -> Opening:
     return Opening(rewrite)
 
 
-__all__ = ["ATTEMPTS", "Play", "instructed", "played_again", "sampled", "side_by_side"]
+def appended(text: str) -> Opening:
+    """Start with `text` behind the last of the environment's messages, and train under it."""
+
+    def rewrite(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+        last = messages[-1]
+        return (*messages[:-1], replace(last, content=f"{last.content}\n\n{text}"))
+
+    return Opening(rewrite)
+
+
+async def written_by(episode: Episode, by: str | None) -> Trajectory:
+    """An episode played to its end by a partner; None is the policy."""
+    while episode.stop is None:
+        if not episode.complete:
+            await episode.write(by=by)
+        if episode.complete:
+            await episode.act()
+    return episode.finish()
+
+
+__all__ = [
+    "ATTEMPTS",
+    "Play",
+    "appended",
+    "instructed",
+    "played_again",
+    "sampled",
+    "side_by_side",
+    "written_by",
+]

@@ -222,6 +222,8 @@ def _rounds(method: Method, ctx: Ctx) -> Round:
 def _verdict(
     group: Group, gate: GroupGate | None, history: HistoryStore, ctx: Ctx
 ) -> Keep | Drop | Divert:
+    if not group.trajectories:
+        return Drop("aside")
     if not group.scored:
         return Drop("failed")
     if all_stale(group):
