@@ -129,8 +129,7 @@ class LiveEpisode:
     @property
     def text(self) -> str:
         """See `Episode.text`; without the id that ended the turn."""
-        ids = self._turn_ids()
-        return self._parts.renderer.tokenizer.decode(ids[:-1] if self._ended else ids)
+        return self._text_of(self._turn_ids())
 
     @property
     def complete(self) -> bool:
@@ -263,11 +262,8 @@ class LiveEpisode:
         """See `Episode.act`. Raises RuntimeError when nothing was written."""
         if self._stop is not None:
             return False
-        ids = self._turn_ids()
-        if not len(ids):
-            raise RuntimeError(f"the turn of {self.uid} is empty: write it first")
         recorder, limits = self._recorder, self._parts.limits
-        action = self._parts.protocol.parse(ids, self.text, turn=max(0, self.n_turns - 1))
+        action = self._parsed()
         recorder.acted(action)
         self._unreadable = self._unreadable + 1 if action.parse_error else 0
         if action.parse_error:
@@ -282,6 +278,17 @@ class LiveEpisode:
                 late = "the environment did not answer"
                 self._answered(action, await in_time(limits.step_s, step, late))
         return self._stop is None
+
+    def _parsed(self) -> Action:
+        """The turn as an action; its ids are not held while the environment answers."""
+        ids = self._turn_ids()
+        if not len(ids):
+            raise RuntimeError(f"the turn of {self.uid} is empty: write it first")
+        text = self._text_of(ids)
+        return self._parts.protocol.parse(ids, text, turn=max(0, self.n_turns - 1))
+
+    def _text_of(self, ids: Int32Array) -> str:
+        return self._parts.renderer.tokenizer.decode(ids[:-1] if self._ended else ids)
 
     def _answered(self, action: Action, result: StepResult) -> None:
         """Write one step down."""

@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 from agentrl.context import LimiterStatistics
 from agentrl.points import Ctx, Episode, Opening
+from agentrl.rollout.collector import patient_collector
 from agentrl.rollout.engine_slots import EngineSlots
 from agentrl.rollout.episode import LiveEpisode
 from agentrl.rollout.parts import Names, Parts
@@ -156,11 +157,12 @@ class Episodes:
     async def _opened(self, episode: LiveEpisode) -> AsyncGenerator[LiveEpisode]:
         """Count it as live; close it whatever happens."""
         self._live.add(episode)
-        try:
-            yield episode
-        finally:
-            self._live.discard(episode)
-            await asyncio.shield(episode.close())
+        with patient_collector():
+            try:
+                yield episode
+            finally:
+                self._live.discard(episode)
+                await asyncio.shield(episode.close())
 
     def _longest_busy(self) -> Iterable[str]:
         """Episodes by the time they have spent in their present stage, the longest first."""

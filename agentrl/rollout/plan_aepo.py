@@ -73,7 +73,8 @@ class Aepo:
         probe = _Probe(shape)
         trajectory = await probe.play(task, services, ctx)
         m = n_roots(shape.size, self._sensitivity, probe.root, probe.tools)
-        return await Tree(shape, task, services, ctx, roots=range(1, m)).group([trajectory])
+        roots = range(1, min(shape.size, max(m, 2)))  # the probe is over: it cannot branch
+        return await Tree(shape, task, services, ctx, roots=roots).group([trajectory])
 
 
 class _Probe:

@@ -210,11 +210,11 @@ def study(
     if concurrent < 1 or episodes < GROUP or episodes % GROUP:
         raise UserError(f"at least one episode at a time, and in all a multiple of {GROUP}")
     tokenizer = load_tokenizer(model_path("nano"))
-    run_virtually(_play(load, tokenizer, GROUP, GROUP, lambda done: None))  # imports, caches
+    run_virtually(play_load(load, tokenizer, GROUP, GROUP, lambda done: None))  # imports, caches
     gc.collect()
     before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = process_time()
-    played = run_virtually(_play(load, tokenizer, concurrent, episodes, arrived))
+    played = run_virtually(play_load(load, tokenizer, concurrent, episodes, arrived))
     cpu_s = process_time() - started
     grown_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb
     slowdowns = np.array(played.slowdowns or [math.nan])
@@ -243,20 +243,23 @@ def jain(values: npt.NDArray[np.float64]) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class _Played:
+class PlayedLoad:
+    """What was read off at the end of a load; seconds are virtual."""
+
     wall_s: float
     engine: EngineStatistics
     runner: RolloutStatistics
     slowdowns: Sequence[float]
 
 
-async def _play(
+async def play_load(
     load: Load,
     tokenizer: Tokenizer,
     concurrent: int,
     episodes: int,
     arrived: Callable[[int], None],
-) -> _Played:
+) -> PlayedLoad:
+    """Play `episodes`, a multiple of GROUP, with `concurrent` in flight, on a virtual-time loop."""
     slowdowns: list[float] = []
     done = 0
     renderer = NanoRenderer(tokenizer)
@@ -289,7 +292,7 @@ async def _play(
     await play(
         tasks, Sample(group_size=GROUP), Services(runner), Ctx(0, 1, load.seed), group_arrived
     )
-    return _Played(loop.time() - began, engine.statistics(), runner.statistics(), slowdowns)
+    return PlayedLoad(loop.time() - began, engine.statistics(), runner.statistics(), slowdowns)
 
 
-__all__ = ["Lengths", "Level", "Load", "jain", "study"]
+__all__ = ["Lengths", "Level", "Load", "PlayedLoad", "jain", "play_load", "study"]
