@@ -53,7 +53,7 @@ TRUNCATIONS = frozenset(
 )
 """Endings by a limit rather than by the task."""
 
-ASIDE = frozenset({"vote_only", "leaks", "no_abstraction"})
+ASIDE = frozenset({"vote_only", "leaks", "no_abstraction", "unsolved", "harmless"})
 """Reasons of exclusion that keep a member out of its group's statistics too: shapers see it, gates
 and advantages do not."""
 

@@ -83,7 +83,7 @@ WATCHED: Mapping[str, tuple[str, ...]] = {
     "cort": ("call_errors", "reward_std"),
     "long_short": ("length", "reward/format", "reward/roles/exchanges"),
     "rlad": ("length", "reward/abstraction", "excluded"),
-    "spc": ("length", "reward/verdict", "excluded"),
+    "spc": ("excluded", "reward/spc/caught", "reward/spc/cleared"),
     "trimr": ("length", "reward/trimr/cuts"),
     "inspo": ("calls", "reward/inspo/instruction"),
     "demyagent": ("calls", "groups", "rounds"),
