@@ -82,7 +82,7 @@ WATCHED: Mapping[str, tuple[str, ...]] = {
     "deepsearch": ("calls", "advantage_abs_mean"),
     "cort": ("call_errors", "reward_std"),
     "long_short": ("length", "reward/format", "reward/roles/exchanges"),
-    "rlad": ("length", "reward/abstraction", "excluded"),
+    "rlad": ("reward/abstraction", "reward/rlad/bare", "excluded"),
     "spc": ("excluded", "reward/spc/caught", "reward/spc/cleared"),
     "trimr": ("length", "reward/trimr/cuts"),
     "inspo": ("calls", "reward/inspo/instruction"),
