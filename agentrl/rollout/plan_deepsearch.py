@@ -69,23 +69,31 @@ class DeepSearch:
         parent: float = 0.4,
         entropy: float = 0.4,
         depth: float = 0.01,
+        open_nodes: int = 256,
         rare: float = 0.25,
         capacity: int = 1024,
     ) -> None:
         """
         width: children of an expanded node. max_depth: nodes of a path without the root; a path
         that gets there without an end counts as incomplete. explore: UCT's c. parent, entropy,
-        depth: weights of the frontier's score. rare: largest share of right answers that is worth
+        depth: weights of the frontier's score. open_nodes: most nodes that may wait for their
+        expansion, as each holds a world (after a tool call a sandbox too); the worst are given up.
+        rare: largest share of right answers that is worth
         keeping; 0 keeps none. capacity: questions kept, the oldest forgotten first.
         """
-        if width < 1 or node_tokens < 1 or max_depth < 1 or capacity < 0 or not 0 <= rare < 1:
+        if min(width, node_tokens, max_depth) < 1 or capacity < 0 or not 0 <= rare < 1:
             raise UserError(
                 "deepsearch needs width, node_tokens and max_depth of at least 1, capacity of at "
                 "least 0 and rare in [0, 1)"
             )
+        if open_nodes < width:
+            raise UserError(
+                f"deepsearch.open_nodes is at least its width {width}, not {open_nodes}"
+            )
         self._group_size, self._width, self._node_tokens = group_size, width, node_tokens
         self._max_depth, self._explore, self._rare = max_depth, explore, rare
         self._frontier = Frontier(parent, entropy, depth)
+        self._open_nodes = open_nodes
         self._capacity = capacity
         self._kept: dict[str, tuple[Trajectory, ...]] = {}
 
@@ -140,13 +148,18 @@ class DeepSearch:
 
     def _best(self, search: _Search) -> Node | None:
         """The frontier's highest score; the earliest of equals. None when nothing is open."""
+        ranked = self._ranked(search)
+        return ranked[0] if ranked else None
+
+    def _ranked(self, search: _Search) -> list[Node]:
+        """The open nodes, best first, the earlier of equals first."""
 
         def score(node: Node) -> float:
             q = 0.0 if node.parent is None else node.parent.q
             return self._frontier.score(q, node.entropy, node.depth, self._max_depth)
 
         open_nodes = [node for node in search.nodes if node.episode is not None]
-        return max(open_nodes, key=score, default=None)
+        return sorted(open_nodes, key=score, reverse=True)
 
     async def _expanded(self, node: Node, search: _Search) -> list[Node]:
         """All children at once: the node's own episode goes on as the first of them."""
@@ -161,12 +174,21 @@ class DeepSearch:
         async with asyncio.TaskGroup() as writing:
             running = [writing.create_task(self._child(node, e)) for e in episodes]
         children = [task.result() for task in running]
-        for child, own in zip(children, episodes, strict=True):
-            if child.episode is None and child.number not in search.forked:
-                await own.close()
         node.children = children
         search.nodes += children
+        for child, own in zip(children, episodes, strict=True):
+            if child.episode is None:
+                await self._left(own, search)
+        for worst in self._ranked(search)[self._open_nodes :]:
+            given_up, worst.episode = worst.episode, None
+            if given_up is not None:
+                await self._left(given_up, search)
         return children
+
+    async def _left(self, episode: Episode, search: _Search) -> None:
+        """Close what nobody goes on with; those that others were branched from close at the end."""
+        if episode.sibling not in search.forked:
+            await episode.close()
 
     async def _child(self, node: Node, episode: Episode) -> Node:
         """One more piece of text, and the world's answer when it completes a turn."""

@@ -283,3 +283,24 @@ def test_options_are_checked() -> None:
     for name, value in wrong.items():
         with pytest.raises(UserError):
             DeepSearch(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("most", "correct"), [(4, True), (2, False)])
+async def test_worst_nodes_are_given_up(
+    world: Any, search: Plans, most: int, correct: bool
+) -> None:
+    """Children `ab` and the surer `yz`, then two unsure `cd` under `ab`: with room for two, `yz` goes.
+
+    Both `cd` end wrong; then `yz`, which would end right, is all that is left. Without it the group is
+    filled up with plain samples, wrong ones.
+    """
+    first = iter([("ab", -2.0), ("yz", -0.1)])
+    after = {"ab": ("cd", -1.5), "cd": ("no.", -0.5), "yz": ("<answer>4</answer>.", -0.5)}
+
+    def choose(row: str, sampling: Sampling) -> tuple[str, float]:
+        return after.get(row[-2:]) or next(first, ("no.", -0.5))
+
+    plan = DeepSearch(group_size=6, width=2, node_tokens=9, max_depth=9, open_nodes=most)
+    found = await search(texts(world, choose), plan)
+    assert len(found.trajectories) == 6
+    assert any(t.correct for t in found.trajectories) is correct
