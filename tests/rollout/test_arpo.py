@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -27,7 +27,7 @@ from agentrl.rollout.loop import Episodes
 from agentrl.rollout.parts import Names
 from agentrl.rollout.plan_aepo import Aepo
 from agentrl.rollout.plan_arpo import Arpo
-from agentrl.trajectory import Group, StopReason, Trajectory
+from agentrl.trajectory import Group, StopReason
 from agentrl.transcript import Origin
 from agentrl.types import Message, Task, ToolResult
 from agentrl_envs.tool_env import ToolEnv
@@ -362,6 +362,28 @@ async def test_a_root_that_cannot_start_is_played_again(world: Any) -> None:
     assert [t.error for t in group.trajectories] == [None] * 4
 
 
+async def test_a_world_that_cannot_be_copied_is_played_again(world: Any) -> None:
+    """The same tree; what the branches ran again is counted: 1 call after each first result, 2 after
+    each second."""
+
+    class Fixed(Walk):
+        fork = None  # type: ignore[assignment]
+
+    groups: list[Group] = []
+    for kind in (Walk, Fixed):
+        stage = Stage(world)
+        engine = stage.engine(calls_then_answer(0.1, 0.2, 0.3))
+        parts = world.parts(engine, lambda kind=kind, stage=stage: kind(stage.ledger))
+        plan = stage.plan(4, initial=1)
+        groups.append(await plan.collect(world.task, Services(Episodes(parts, seed=7)), CTX))
+        assert sum(t.n_executed for t in groups[-1].trajectories) == stage.ledger.calls
+    copied, replayed = groups
+    assert tree(copied) == tree(replayed) == {1: (0, 1), 2: (0, 2), 3: (1, 2)}
+    assert [t.n_executed for t in copied.trajectories] == [2, 1, 0, 0]
+    assert [t.n_executed for t in replayed.trajectories] == [2, 2, 2, 2]
+    assert [t.n_calls for t in replayed.trajectories] == [2] * 4
+
+
 async def test_a_world_that_stays_broken_is_in_the_record(stage: Stage) -> None:
     stage.ledger.fails = lambda call: True
     group = await stage.group(stage.plan(4), calls_then_answer(0.1, 0.2))
@@ -476,12 +498,7 @@ async def test_a_slow_tool_holds_up_no_other_task(stage: Stage) -> None:
     assert len(tree(slow.result())) == 2
 
 
-def wrong(members: Sequence[Trajectory]) -> list[int]:
-    return [t.sibling for t in members if t.error is not None]
-
-
 async def test_every_free_place_is_fresh_when_nobody_calls(stage: Stage) -> None:
     group = await stage.group(stage.plan(5), calls_then_answer(0.3))
     check_whole(group, 5)
-    assert (tree(group), stage.ledger.calls, wrong(group.trajectories)) == ({}, 0, [])
-    assert stage.ledger.made >= 3
+    assert (tree(group), stage.ledger.calls) == ({}, 0)
