@@ -13,6 +13,7 @@ from agentrl.history import HistoryStore
 from agentrl.points import Patch
 from agentrl.train import checkpoint, replay, tickets
 from agentrl.train.folder import RunFolder, fingerprint
+from agentrl.train.inflight import Finished
 from agentrl.train.learner import Learner
 from agentrl.train.loop import State
 from agentrl.trajectory_json import task_json
@@ -36,6 +37,7 @@ def save(
         "replay": replay.to_json(state.replay),
         "plan": state.plan,
         "left": tickets.to_json(state.left),
+        "played": _played_json(state.played),
         "written": state.written,
     }
     checkpoint.save(
@@ -67,6 +69,20 @@ def load(path: Path, learner: Learner, config_hash: str) -> State:
         replay=replay.from_json(stored["replay"]),
         plan=cast(Mapping[str, JsonValue], stored["plan"]),
         left=tickets.from_json(stored["left"]),
+        played=_played(stored["played"]),
         written=cast(int, stored["written"]),
         saved=step,
     )
+
+
+def _played_json(played: Sequence[Finished]) -> list[JsonValue]:
+    groups = replay.to_json([finished.group for finished in played])
+    of = tickets.to_json([finished.ticket for finished in played])
+    return [{"ticket": t, "group": g} for t, g in zip(of, groups, strict=True)]
+
+
+def _played(data: JsonValue) -> tuple[Finished, ...]:
+    entries = cast(Sequence[Mapping[str, JsonValue]], data)
+    of = tickets.from_json([entry["ticket"] for entry in entries])
+    groups = replay.from_json([entry["group"] for entry in entries])
+    return tuple(Finished(t, g) for t, g in zip(of, groups, strict=True))

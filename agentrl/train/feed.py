@@ -21,7 +21,7 @@ from typing import Literal, Protocol, Self, final
 from agentrl.history import HistoryStore
 from agentrl.points import Ctx
 from agentrl.train.collect import Collected, Method, collect
-from agentrl.train.inflight import InFlight
+from agentrl.train.inflight import Finished, InFlight
 from agentrl.train.tickets import Key, Ticket, Tickets
 from agentrl.trajectory import Group
 
@@ -71,8 +71,16 @@ class Feed(Protocol):
         """The engine has the new weights, and the evaluation is over."""
         ...
 
+    def learnt(self) -> None:
+        """The update is over: its batch belongs to the past."""
+        ...
+
     def left(self) -> tuple[Ticket, ...]:
         """Drawn from the source and in no batch yet."""
+        ...
+
+    def played(self) -> tuple[Finished, ...]:
+        """Groups played to their end and not yet `learnt`."""
         ...
 
     def metrics(self) -> Mapping[str, float]:
@@ -113,8 +121,15 @@ class InTurn:
     def synced(self) -> None:
         """Nothing waits for it."""
 
+    def learnt(self) -> None:
+        """Nothing is remembered."""
+
     def left(self) -> tuple[Ticket, ...]:
         """Nothing: every drawn task was in the batch."""
+        return ()
+
+    def played(self) -> tuple[Finished, ...]:
+        """Nothing: a step cut short is played again."""
         return ()
 
     def metrics(self) -> Mapping[str, float]:
@@ -138,6 +153,8 @@ class OneAhead:
         self._ahead: list[Ticket] = []
         """The next batch's first round, under way."""
         self._resumed = list(left)
+        self._used: list[Ticket] = []
+        """Those of the batch being learnt."""
         self._ctx: Ctx | None = None
 
     async def __aenter__(self) -> Self:
@@ -157,7 +174,6 @@ class OneAhead:
     ) -> Collected:
         """See `Feed.collected`."""
         self._ctx = ctx
-        used: list[Ticket] = []
 
         async def one(n: int) -> Sequence[Group]:
             """A round: the one under way, else a fresh one."""
@@ -165,14 +181,12 @@ class OneAhead:
                 self._begin(n, ctx)
             await self._played()
             tickets, self._ahead = self._ahead, []
-            used.extend(tickets)
+            self._used.extend(tickets)
             return self._take(tickets)
 
-        found = await collect(
+        return await collect(
             self._method, history, ctx, self._n_tasks, stored=stored, play_round=one
         )
-        self._tickets.close(used)
-        return found
 
     def learning(self) -> None:
         """See `Feed.learning`."""
@@ -188,9 +202,19 @@ class OneAhead:
     def synced(self) -> None:
         """The next round begins with the next update."""
 
+    def learnt(self) -> None:
+        """See `Feed.learnt`."""
+        self._tickets.close(self._used)
+        self._inflight.spend(self._used)
+        self._used = []
+
     def left(self) -> tuple[Ticket, ...]:
         """See `Feed.left`."""
         return self._tickets.left
+
+    def played(self) -> tuple[Finished, ...]:
+        """See `Feed.played`."""
+        return self._inflight.unspent
 
     def metrics(self) -> Mapping[str, float]:
         """Idle shares."""

@@ -48,6 +48,8 @@ class Flow:
         """From the beginning of an update until the engine has its result."""
         self._n_kept = 0
         """Groups in the batch that is being put together."""
+        self._used: list[Ticket] = []
+        """Those of the batch being put together or learnt, dropped ones included."""
         self._failed = 0
         """Groups in a row that the world failed whole."""
 
@@ -77,7 +79,7 @@ class Flow:
             finished = self._oldest_first()
             self._refuse_failures(finished.group)
             made.take(finished.group)
-            self._tickets.close((finished.ticket,))
+            self._used.append(finished.ticket)
             if made.n_taken % self._n_tasks == 0:
                 made.top_up()
             self._n_kept = made.n_kept
@@ -98,9 +100,19 @@ class Flow:
         self._ctx = replace(self._ctx, step=self._ctx.step + 1)
         self._start_due()
 
+    def learnt(self) -> None:
+        """See `Feed.learnt`."""
+        self._tickets.close(self._used)
+        self._inflight.spend(self._used)
+        self._used = []
+
     def left(self) -> tuple[Ticket, ...]:
         """See `Feed.left`."""
         return self._tickets.left
+
+    def played(self) -> tuple[Finished, ...]:
+        """See `Feed.played`."""
+        return self._inflight.unspent
 
     def metrics(self) -> Mapping[str, float]:
         """Idle shares, groups that wait for a batch and groups in flight."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import CancelledError, Event, Task, TaskGroup
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from time import monotonic
 from types import TracebackType
@@ -43,8 +43,16 @@ class Lap:
 class InFlight:
     """Every group is a task of its own. A bug inside one ends the run, the others are called off."""
 
-    def __init__(self, method: Method, engine: Engine, stuck_s: float | None) -> None:
-        """`stuck_s`: seconds without a finished group after which a waiting learner gives up."""
+    def __init__(
+        self,
+        method: Method,
+        engine: Engine,
+        stuck_s: float | None,
+        played: Iterable[Finished] = (),
+    ) -> None:
+        """`stuck_s`: seconds without a finished group after which a waiting learner gives up.
+        `played`: groups of the boundary that the run goes on from, which need not be played again.
+        """
         self._method, self._engine, self._stuck_s = method, engine, stuck_s
         self._group = TaskGroup()
         self._tasks: set[Task[None]] = set()
@@ -52,6 +60,8 @@ class InFlight:
         self._progress = Event()
         self._lap_start = self._quiet_since = monotonic()
         self._waited_s = self._quiet_s = 0.0
+        self._kept = {finished.ticket.key: finished for finished in played}
+        self._unspent: dict[Key, Finished] = {}
         self.finished: list[Finished] = []
         """In order of arrival; whoever takes one out removes it."""
 
@@ -79,7 +89,10 @@ class InFlight:
         return len(self._since)
 
     def start(self, ticket: Ticket, ctx: Ctx) -> None:
-        """Play a group; it is found in `finished` later."""
+        """Play a group; it is found in `finished` later, or at once when it was played before."""
+        if ticket.key in self._kept:
+            self._arrived(self._kept.pop(ticket.key))
+            return
         if not self._since:
             self._quiet_s += monotonic() - self._quiet_since
         self._since[ticket.key] = ticket, monotonic(), self._engine.version
@@ -91,11 +104,32 @@ class InFlight:
         method = self._method
         played = await method.plan.collect(ticket.task, method.services, ticket.ctx(ctx))
         (group,) = await score([played], method.services)
-        self.finished.append(Finished(ticket, group))
         del self._since[ticket.key]
         if not self._since:
             self._quiet_since = monotonic()
+        self._arrived(Finished(ticket, group))
+
+    def _arrived(self, finished: Finished) -> None:
+        self.finished.append(finished)
+        self._unspent[finished.ticket.key] = finished
         self._progress.set()
+
+    def spend(self, tickets: Iterable[Ticket]) -> None:
+        """The groups of these tickets are trained on: a boundary need not hold them."""
+        for ticket in tickets:
+            del self._unspent[ticket.key]
+
+    @property
+    def unspent(self) -> tuple[Finished, ...]:
+        """Groups that were played to their end and are in no finished step.
+
+        Those that the world failed in part are left out: it may do better next time.
+        """
+        return tuple(
+            finished
+            for finished in (*self._unspent.values(), *self._kept.values())
+            if all(t.error is None for t in finished.group.trajectories)
+        )
 
     async def until(self, ready: Callable[[], bool]) -> None:
         """Wait until `ready`, asked whenever a group is finished.

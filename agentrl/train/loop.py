@@ -28,7 +28,7 @@ from agentrl.train.collect import Collected, Method
 from agentrl.train.exam import Exam
 from agentrl.train.feed import Feed, InTurn, OneAhead, Overlap
 from agentrl.train.flow import Flow
-from agentrl.train.inflight import InFlight
+from agentrl.train.inflight import Finished, InFlight
 from agentrl.train.learner import Learner
 from agentrl.train.metrics import Sink, rollout_metrics
 from agentrl.train.off_loop import off_loop
@@ -92,6 +92,8 @@ class State:
     """What a plan that learns from the steps has learnt."""
     left: tuple[Ticket, ...] = ()
     """Tasks drawn from the source and not trained on yet."""
+    played: tuple[Finished, ...] = ()
+    """Groups of such tasks, or of tasks that will be drawn next, that were played to their end."""
     written: int = 0
     """Trajectories written to the run folder so far."""
     saved: int = -1
@@ -111,8 +113,11 @@ async def train(run: Run, state: State) -> None:
             if first.best and state.step > 0:
                 _save(run, state, best=True)
             async with _feed(run, state) as feed:
-                while state.step < run.total_steps:
-                    await _step(run, state, feed)
+                try:
+                    while state.step < run.total_steps:
+                        await _step(run, state, feed)
+                finally:  # what was played since the boundary need not be played again
+                    state.played = feed.played()
         finally:
             if state.whole and state.step > 0 and state.saved != state.step:
                 _save(run, state, best=False)
@@ -141,7 +146,7 @@ def _feed(run: Run, state: State) -> Feed:
     overlap, n = run.overlap, run.tasks_per_step
     if overlap.mode == "sync":
         return InTurn(run.method, n)
-    inflight = InFlight(run.method, run.engine, overlap.stuck_s)
+    inflight = InFlight(run.method, run.engine, overlap.stuck_s, state.played)
     if overlap.mode == "one_step_off":
         return OneAhead(run.method, n, state.left, inflight)
     return Flow(run.method, n, overlap.max_staleness, state.left, inflight)
@@ -176,7 +181,8 @@ async def _step(run: Run, state: State, feed: Feed) -> None:
             run.keep(trajectory)
             state.written += 1
     state.step += 1
-    state.left = feed.left()
+    feed.learnt()
+    state.left, state.played = feed.left(), feed.played()
     state.past = (*state.past, dict(metrics))[-PAST:]
     state.patch = replace(ctx.patch, anchor=None, reset_reference=False, reset_optimizer=False)
     state.failed = () if demos else taught

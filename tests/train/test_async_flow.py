@@ -116,6 +116,8 @@ class World:
     """The learner's version when each batch came, and the batch."""
     boundaries: list[tuple[tuple[Ticket, ...], int]] = field(default_factory=list)
     """After each update: what was left, and the source's place."""
+    kept: list[tuple[Finished, ...]] = field(default_factory=list)
+    """After each update: the groups that were played and not trained on."""
 
     def __post_init__(self) -> None:
         self.plan = Plan(self.engine, self.lengths)
@@ -124,16 +126,23 @@ class World:
             gate=self.gate, rounds=self.rounds,
         )  # fmt: skip
 
-    def feed(self, left: Sequence[Ticket] = (), *, ahead: bool = False) -> Any:
-        inflight = InFlight(self.method, self.engine, self.stuck_s)  # type: ignore[arg-type]
+    def feed(
+        self, left: Sequence[Ticket] = (), played: Sequence[Finished] = (), *, ahead: bool = False
+    ) -> Any:
+        inflight = InFlight(self.method, self.engine, self.stuck_s, played)  # type: ignore[arg-type]
         if ahead:
             return OneAhead(self.method, B, left, inflight)
         return Flow(self.method, B, self.staleness, left, inflight)
 
     async def run(
-        self, *, ahead: bool = False, first: int = 0, left: Sequence[Ticket] = ()
+        self,
+        *,
+        ahead: bool = False,
+        first: int = 0,
+        left: Sequence[Ticket] = (),
+        played: Sequence[Finished] = (),
     ) -> None:
-        async with asyncio.timeout(60), self.feed(left, ahead=ahead) as feed:
+        async with asyncio.timeout(60), self.feed(left, played, ahead=ahead) as feed:
             for step in range(first, self.total):
                 ctx = Ctx(step=step, total_steps=self.total, seed=0)
                 found = await feed.collected(HistoryStore(), ctx, (), self.engine.version)
@@ -141,7 +150,9 @@ class World:
                 feed.learning()
                 for _ in range(self.learner_s(step)):
                     await asyncio.sleep(0)
+                feed.learnt()
                 self.boundaries.append((feed.left(), self.source.given))
+                self.kept.append(feed.played())
                 await feed.settled()
                 self.engine.version += 1
                 feed.synced()
@@ -187,7 +198,8 @@ async def test_no_trained_token_is_too_old_and_no_group_comes_twice(
 async def test_a_run_killed_at_any_boundary_loses_and_doubles_nothing(
     bound: int, turns: list[int], learner: list[int], at: int
 ):
-    """What was in flight at the boundary is played again by the resumed run, and only that."""
+    """What was in flight at the boundary is played again by the resumed run, and only that: what
+    was played to its end comes back with the ages it has."""
 
     def world() -> World:
         return World(bound, lambda i: turns[i % len(turns)], lambda i: learner[i % len(learner)])
@@ -197,7 +209,9 @@ async def test_a_run_killed_at_any_boundary_loses_and_doubles_nothing(
     left, given = killed.boundaries[at - 1]
     again.source.restore({"given": given})
     again.engine.version = at
-    await again.run(first=at, left=from_json(to_json(left)))
+    kept = killed.kept[at - 1]
+    await again.run(first=at, left=from_json(to_json(left)), played=kept)
+    assert not {int(finished.ticket.task.id) for finished in kept} & set(again.plan.begun)
     before = [g for _, found in killed.batches[:at] for g in found.everyone]
     both = [*before, *again.everyone]
     uids = [t.uid for group in both for t in group.trajectories]
@@ -222,6 +236,7 @@ async def test_pacing_by_hand():
             begun.append(len(world.plan.begun))
             world.batches.append((step, found))
             feed.learning()
+            feed.learnt()
             await asyncio.sleep(0)
             begun.append(len(world.plan.begun))
             world.engine.version += 1
@@ -292,8 +307,12 @@ async def test_a_dead_world_ends_the_run():
         return played(task, ctx, [0], error="EngineError: engine died")
 
     world.plan.collect = failing  # type: ignore[method-assign]
+    feed = world.feed()
     with pytest.raises(RunFailed, match="2 groups in a row failed; the last with: EngineError"):
-        await world.run()
+        async with asyncio.timeout(60), feed:
+            await feed.collected(HistoryStore(), Ctx(step=0, total_steps=1, seed=0), (), 0)
+    assert feed.played() == ()
+    assert [t.task.id for t in feed.left()][:2] == ["0", "1"]
 
 
 @pytest.mark.parametrize("ahead", [True, False])
@@ -346,11 +365,15 @@ async def test_one_ahead_by_hand():
 
 
 async def test_one_ahead_goes_on_with_what_was_left():
-    killed, again = World(0, lambda _: 1, total=4), World(0, lambda _: 1, total=4)
+    killed = World(0, lambda i: 5 * (i % 2), learner_s=lambda _: 3, total=4)
+    again = World(0, lambda _: 1, total=4)
     await killed.run(ahead=True)
     left, given = killed.boundaries[1]
     again.source.restore({"given": given})
-    await again.run(ahead=True, first=2, left=left)
+    half = killed.kept[1]
+    assert [f.ticket.task.id for f in half] == ["4"]
+    await again.run(ahead=True, first=2, left=left, played=half)
+    assert again.plan.begun == [5, 6, 7]
     assert [g.task.id for g in again.everyone] == ["4", "5", "6", "7"]
     assert [t.uid for g in again.everyone for t in g.trajectories] == [
         t.uid for _, found in killed.batches[2:] for g in found.everyone for t in g.trajectories

@@ -135,6 +135,11 @@ def test_kill_and_resume(killed: dict[tuple[str, str], dict[str, Any]], mode: st
     train(validated({**tree, "resume": tree["dir"]}), sinks=[], command="agentrl train")
     check_whole(folder)
     after = lines(folder, "metrics.jsonl")
+    written = {t["uid"]: t for t in lines(folder, "trajectories.jsonl")}
+    for played in before["played"]:  # to its end before the boundary: not played again
+        for record in map(json.loads, played["group"]["lines"]):
+            assert written[record["uid"]]["timings"] == record["timings"]
+            assert written[record["uid"]]["rows"] == record["rows"]
     assert all(m["staleness/max"] <= (1 if mode == "one_step_off" else 2) for m in after)
 
 
@@ -152,3 +157,5 @@ def test_ctrl_c_saves_the_boundary(killed: dict[tuple[str, str], dict[str, Any]]
     tasks = {t["task"]["id"] for t in written} | {t["task"]["id"] for t in state["left"]}
     assert tasks == {f"train/{i}" for i in range(1, len(tasks) + 1)}
     assert state["source"]["position"] == len(tasks) == n_steps * 3 + len(state["left"])
+    played = {p["group"]["lines"][0] for p in state["played"]}
+    assert not {json.loads(line)["uid"] for line in played} & {t["uid"] for t in written}
