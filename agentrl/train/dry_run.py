@@ -17,7 +17,7 @@ from agentrl.points import Ctx, needs_of
 from agentrl.rollout.loop import run_episode
 from agentrl.rollout.parts import Names, Parts
 from agentrl.train import setup
-from agentrl.train.assemble import called, make_method, make_update
+from agentrl.train.assemble import called, make_method, make_overlap, make_update
 from agentrl.train.collect import Method, score, shape
 from agentrl.train.demands import check_demands
 from agentrl.train.loop import open_parts
@@ -50,6 +50,7 @@ def dry_run(config: RunConfig) -> DryRun:
     make_env = setup.env_factory(config.env)
     env = make_env()
     update = make_update(config)
+    make_overlap(config)
     notes: list[str] = []
     try:
         tasks: Sequence[Task] = setup.eval_tasks(setup.with_tasks(config, 1), env)
