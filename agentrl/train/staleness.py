@@ -51,11 +51,12 @@ def staleness(groups: Sequence[Group], version: int) -> dict[str, float]:
     """
     everyone = [t for group in groups for t in group.trajectories]
     rows = [row for t in everyone if t.trainable for row in t.rows]
-    ages = [version - v for row in rows for v in row.versions[row.versions >= 0].tolist()]
+    sampled = [versions[versions >= 0] for versions in (row.versions for row in rows)]
+    ages = version - np.concatenate([np.zeros(0, np.int32), *sampled])
     spans = [len(set(_versions(row))) for row in rows]
     return {
-        "staleness/mean": float(np.mean(ages)) if ages else 0.0,
-        "staleness/max": float(max(ages, default=0)),
+        "staleness/mean": float(ages.mean()) if len(ages) else 0.0,
+        "staleness/max": float(ages.max(initial=0)),
         "staleness/mixed_rows": sum(n > 1 for n in spans) / max(sum(n > 0 for n in spans), 1),
         "staleness/excluded": float(sum(t.excluded == STALE for t in everyone)),
     }

@@ -117,7 +117,11 @@ async def test_what_a_step_reports(made: Callable[..., Made], notes: Any, mode: 
         assert metrics["optimizer_steps"] == 1
         assert metrics["probe_gap"] < 1e-4
     assert notes.steps[-1][1]["staleness/max"] > 0
-    assert notes.steps[-1][1]["stale_share"] > 0
+    last = notes.steps[-1][1]
+    assert last["stale_share"] > 0
+    assert last["drift_mean"] > 0  # the learner's logprobs are not the recorded ones
+    assert last["weight_mean"] != 1  # and the correction weighs the difference
+    assert last["ppo_kl"] == 0  # while the ratio is taken against the learner's own
     assert run.run.learner.version == 5
 
 
@@ -336,7 +340,7 @@ async def test_tools_are_waited_for_while_the_learner_computes(
 
     def slow(*args: Any, **options: Any) -> Any:
         before = answered[0]
-        time.sleep(0.4)
+        time.sleep(0.25)
         during.append(answered[0] - before)
         return update(*args, **options)
 
@@ -379,6 +383,14 @@ def test_settings_that_do_not_go_together(
 ):
     with pytest.raises(UserError, match=told):
         made(train=train)
+
+
+@pytest.mark.parametrize("mode", OVERLAPPED)
+async def test_a_tool_that_never_answers_is_named(made: Callable[..., Made], mode: str):
+    """`train.stuck_s` reaches the watchdog."""
+    run = made(train={"mode": mode, "stuck_s": 1.0}, env={"pause_s": 600.0})
+    with pytest.raises(RunFailed, match=r"task train/1 for \d+ s \(begun under version 0\)"):
+        await run.train()
 
 
 async def test_bounds_are_honoured(made: Callable[..., Made], notes: Any):
