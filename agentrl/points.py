@@ -163,7 +163,10 @@ class Episode(Protocol):
         ...
 
     def force(self, token_ids: Sequence[int], logprobs: Sequence[float]) -> None:
-        """Tokens placed with a declared probability; they are trained like sampled ones."""
+        """Tokens placed with a declared probability; they are trained like sampled ones.
+
+        The id that ends a turn completes it.
+        """
         ...
 
     def renew(self, token_ids: Sequence[int]) -> None:

@@ -263,6 +263,8 @@ class LiveEpisode:
         if self._stop is not None:
             return False
         recorder, limits = self._recorder, self._parts.limits
+        if not self._written and len(self.row) > self.turn_start:  # placed as a whole: a turn too
+            recorder.n_turns += 1
         action = self._parsed()
         recorder.acted(action)
         self._unreadable = self._unreadable + 1 if action.parse_error else 0
@@ -323,6 +325,8 @@ class LiveEpisode:
     def force(self, token_ids: Sequence[int], logprobs: Sequence[float]) -> None:
         """See `Episode.force`. Raises ValueError when the lengths differ."""
         self._append(Origin.FORCED, ids_array(token_ids), logprobs)
+        if self._stop is None and len(token_ids):
+            self._ended = self._complete = int(token_ids[-1]) in self._parts.renderer.stop_ids
 
     def _append(
         self, origin: Origin, token_ids: Int32Array, logprobs: Sequence[float] | None = None

@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from agentrl.errors import UserError, WorldFault
 from agentrl.points import Ctx, Episode, Opening, Services
 from agentrl.seeds import derive
 from agentrl.trajectory import StopReason, Trajectory
+from agentrl.transcript import Int32Array
 from agentrl.types import Task
 
 T = TypeVar("T")
@@ -19,6 +20,18 @@ TRIES = 3
 """Attempts at one sibling before its failure stands in the group as data."""
 LOOK_S = 120.0
 """Deadline of an early look at one trajectory's rewards."""
+
+
+class ExpertTurn(NamedTuple):
+    """One turn that the environment's expert would write."""
+
+    text: str
+    token_ids: Int32Array
+    """As the model would write it, the id that ends the turn included where one does."""
+
+
+Experts = Callable[[Task, int], Sequence[ExpertTurn]]
+"""Task and seed -> the expert's turns, in order."""
 
 Play = Callable[[Episode], Awaitable[Trajectory]]
 """How a plan plays one live episode to its end."""
@@ -102,4 +115,23 @@ async def played_within(episode: Episode, tokens: int | None) -> Trajectory:
     return episode.finish()
 
 
-__all__ = ["LOOK_S", "TRIES", "Play", "Stage", "played_within", "side_by_side"]
+def response_of(trajectory: Trajectory) -> str:
+    """What was written and answered after the prompt, one message below the other."""
+    said = [i for i, m in enumerate(trajectory.messages) if m.role == "assistant"]
+    own = said[max(0, len(said) - trajectory.n_turns) :] if trajectory.n_turns else []
+    if not own:
+        return ""
+    return "\n".join(m.content for m in trajectory.messages[own[0] :])
+
+
+__all__ = [
+    "LOOK_S",
+    "TRIES",
+    "ExpertTurn",
+    "Experts",
+    "Play",
+    "Stage",
+    "played_within",
+    "response_of",
+    "side_by_side",
+]

@@ -7,19 +7,16 @@ unhinted answers share one baseline.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Literal
 
 from agentrl.errors import UserError
 from agentrl.points import Ctx, Services
 from agentrl.rollout.openings import asking
-from agentrl.rollout.plan_group import Stage, side_by_side
+from agentrl.rollout.plan_group import Experts, Stage, side_by_side
 from agentrl.seeds import derive
 from agentrl.trajectory import Group
 from agentrl.types import Task
 
-Experts = Callable[[Task, int], Sequence[str]]
-"""Task and seed -> the turns of the environment's expert."""
 MEASURED = "guide/hinted"
 """Measurement of hinted trajectories alone: how they scored."""
 
@@ -82,7 +79,7 @@ class Guide:
             found = task.metadata.get(self._key)
             return found if isinstance(found, str) and found else None
         before = self._expert(task, derive(ctx.seed, "guide", task.id))[:-1]
-        return "\n".join(before) or None
+        return "\n".join(turn.text for turn in before) or None
 
 
-__all__ = ["Experts", "Guide"]
+__all__ = ["Guide"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from agentrl.plugins import build
 from agentrl.points import Adaptive, AuxTerm, Scorer, Services, TaskSource
 from agentrl.rollout.loop import Episodes
 from agentrl.rollout.parts import Parts
+from agentrl.rollout.plan_group import Experts, ExpertTurn
 from agentrl.seeds import derive
 from agentrl.train import boundary, loop, setup
 from agentrl.train.alarms import Alarms, watched
@@ -184,12 +185,19 @@ def make_method(
     )
 
 
-def _expert(parts: Parts) -> Callable[[Task, int], Sequence[str]] | None:
-    """Task and seed -> the turns of the environment's expert; None when it has none."""
-    env = parts.make_env()
+def _expert(parts: Parts) -> Experts | None:
+    """What the environment's expert would write; None when it has none."""
+    env, stops = parts.make_env(), parts.protocol.stops
     if not isinstance(env, Expert):
         return None
-    return lambda task, seed: tuple(env.expert(task, seed=seed))
+
+    def turns(task: Task, seed: int) -> tuple[ExpertTurn, ...]:
+        return tuple(
+            ExpertTurn(text, parts.renderer.demo(text, ended=not text.endswith(stops)))
+            for text in env.expert(task, seed=seed)
+        )
+
+    return turns
 
 
 def make_exam(config: RunConfig, tasks: Sequence[Task], parts: Parts) -> Exam:

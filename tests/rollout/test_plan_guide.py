@@ -15,6 +15,7 @@ from agentrl.algo.types import RowContext
 from agentrl.errors import UserError
 from agentrl.points import Ctx
 from agentrl.rewards.base import rewarded, summed
+from agentrl.rollout.plan_group import ExpertTurn
 from agentrl.rollout.plan_guide import Guide
 from agentrl.trajectory import Group
 
@@ -84,12 +85,13 @@ async def test_the_expert_hints_with_all_but_its_answer(world: Any, served: Any)
         seen.append(text)
         return "<answer>5</answer>"
 
-    plan = Guide(
-        group_size=1, hint="expert", template=" [{hint}]", expert=lambda *_: ("a", "b", "4")
-    )
+    def expert(*texts: str) -> Any:
+        return lambda *_: [ExpertTurn(text, world.renderer.demo(text)) for text in texts]
+
+    plan = Guide(group_size=1, hint="expert", template=" [{hint}]", expert=expert("a", "b", "4"))
     await collected(world, served, plan, reading)
     assert "Q [a\nb]" in seen[1]
-    alone = Guide(group_size=1, hint="expert", expert=lambda *_: ("4",))
+    alone = Guide(group_size=1, hint="expert", expert=expert("4"))
     assert len((await collected(world, served, alone)).trajectories) == 1
 
 
