@@ -200,7 +200,8 @@ class OneAhead:
         await self._played()
 
     def synced(self) -> None:
-        """The next round begins with the next update."""
+        """The next round begins with the next update; an evaluation is no idle time."""
+        self._inflight.lap()
 
     def learnt(self) -> None:
         """See `Feed.learnt`."""

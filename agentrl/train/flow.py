@@ -98,6 +98,7 @@ class Flow:
         self._learning = False
         assert self._ctx is not None
         self._ctx = replace(self._ctx, step=self._ctx.step + 1)
+        self._inflight.lap()
         self._start_due()
 
     def learnt(self) -> None:

@@ -93,6 +93,8 @@ class InFlight:
         if ticket.key in self._kept:
             self._arrived(self._kept.pop(ticket.key))
             return
+        # Steps come in order: what was played for an earlier one has not been drawn for it again.
+        self._kept = {k: f for k, f in self._kept.items() if f.ticket.step >= ticket.step}
         if not self._since:
             self._quiet_s += monotonic() - self._quiet_since
         self._since[ticket.key] = ticket, monotonic(), self._engine.version

@@ -380,6 +380,22 @@ async def test_one_ahead_goes_on_with_what_was_left():
     ]
 
 
+async def test_what_was_played_for_a_step_long_past_is_forgotten():
+    """A group whose task is drawn for another step this time would stay in every checkpoint."""
+    world = World(1, lambda _: 0, total=3)
+    orphan = Ticket(0, Task("gone", "?"))
+    ctx = Ctx(step=0, total_steps=3, seed=0)
+    kept = Finished(orphan, played(orphan.task, ctx, [0]))
+    async with world.feed((), (kept,)) as feed:
+        assert feed.played() == (kept,)
+        for step in range(2):
+            await feed.collected(HistoryStore(), replace(ctx, step=step), (), step)
+            feed.learning()
+            feed.learnt()
+            feed.synced()
+        assert "gone" not in {finished.ticket.task.id for finished in feed.played()}
+
+
 async def test_one_ahead_asks_for_further_rounds_when_they_are_due():
     """Task 0 is dropped; its replacement is played under the version that trains it."""
     world = World(
