@@ -1,8 +1,11 @@
-"""Runs a command that must not outlive its parent: `python -m agentrl.engine.vllm_guard PID COMMAND...`
+"""Runs a command that must not outlive its parent:
+
+    python -m agentrl.engine.vllm_guard PID FOLDER COMMAND...
 
 The guard starts the command in a process group of its own, prints the group's number, and kills the
 group when its standard input closes, when its parent (PID) dies, on SIGTERM, and when the command
-itself ends. It exits as the command did.
+itself ends. It exits as the command did, and removes FOLDER unless the command ended by itself, whose
+log is still to be read.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import contextlib
 import ctypes
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,7 +46,7 @@ def watch(child: subprocess.Popen[bytes], parent: int) -> None:
 
 def main() -> int:
     """Guard one command; returns its exit status, 128 + n for signal n."""
-    parent, command = int(sys.argv[1]), sys.argv[2:]
+    parent, folder, command = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
 
     def stop(number: int, frame: FrameType | None) -> None:
         """End `watch`, whatever it waits for."""
@@ -58,14 +62,18 @@ def main() -> int:
         start_new_session=True,
         preexec_fn=die_with_guard,
     )
+    ended = False
     try:
         print(child.pid, flush=True)
         watch(child, parent)
+        ended = child.poll() is not None
     except (KeyboardInterrupt, BrokenPipeError):
         pass
     finally:
         kill_group(child.pid)
     status = child.wait()
+    if not ended:
+        shutil.rmtree(folder, ignore_errors=True)
     return 128 - status if status < 0 else status
 
 

@@ -72,7 +72,13 @@ class ServerProcess:
 
         Raises EngineError when even the guard does not start.
         """
-        guard = [sys.executable, "-m", "agentrl.engine.vllm_guard", str(os.getpid())]
+        guard = [
+            sys.executable,
+            "-m",
+            "agentrl.engine.vllm_guard",
+            str(os.getpid()),
+            str(self.folder),
+        ]
         with self._log_file.open("wb") as log:
             self._guard = subprocess.Popen(  # noqa: ASYNC220 - milliseconds, and on the caller's thread
                 [*guard, *command],

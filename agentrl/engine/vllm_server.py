@@ -390,8 +390,9 @@ class VllmServerEngine:
 
     async def _die(self, reason: str) -> Json:
         """Mark the engine dead, end the server, and raise EngineError with the truest reason."""
-        if self.dead is None:
-            self.dead = await self._death() or reason
+        truest = await self._death() or reason
+        if self.dead is None:  # several requests may learn of one death
+            self.dead = truest
             self._open_gate()
             self._close_staging()
             await self._stop()
