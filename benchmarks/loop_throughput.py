@@ -1,0 +1,77 @@
+"""Tokens per second through the rollout loop, without tools, beside the engine called raw.
+
+    OMP_NUM_THREADS=1 python benchmarks/loop_throughput.py --engines transformers vllm
+
+Both sides compute the same requests with the same seeds, in turns, in one process per engine. Writes
+results/loop_throughput.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+from pathlib import Path
+
+from machine import about_this_machine
+from rollout_world import make_engine, n_tokens, random_model, raw, through_the_loop
+
+RESULTS = Path(__file__).parent / "results" / "loop_throughput.json"
+
+
+async def measure(engine_name: str, model: str, episodes: int, in_flight: int, repetitions: int) -> dict:
+    """Tokens per second of both sides, one number per repetition."""
+    with random_model(model) as folder:
+        engine = make_engine(engine_name, folder, in_flight)
+        await engine.open()
+        rates: dict[str, list[float]] = {"loop": [], "raw": []}
+        for repetition in range(-1, repetitions):
+            looped_s, remembering = await through_the_loop(
+                engine, folder, episodes=episodes, in_flight=in_flight, turns=1, tool_s=0.0,
+                seed=repetition + 1,
+            )  # fmt: skip
+            raw_s = await raw(engine, remembering.asked, in_flight=in_flight)
+            if repetition >= 0:  # the first round is for warming up
+                total = n_tokens(remembering.asked)
+                rates["loop"].append(total / looped_s)
+                rates["raw"].append(total / raw_s)
+        await engine.close()
+    ratios = [a / b for a, b in zip(rates["loop"], rates["raw"], strict=True)]
+    return {
+        "engine": engine_name, "model": model, "episodes": episodes, "in_flight": in_flight,
+        "tokens_per_s": rates, "ratio": round(statistics.median(ratios), 3),
+        "ratio_min": round(min(ratios), 3), "ratio_max": round(max(ratios), 3),
+        "target": "at least 0.95",
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--engines", nargs="+", default=["transformers", "vllm"])
+    parser.add_argument("--model", default="2.5M")
+    parser.add_argument("--episodes", type=int, default=256)
+    parser.add_argument("--in-flight", type=int, default=64)
+    parser.add_argument("--repetitions", type=int, default=5)
+    options = parser.parse_args()
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
+    started = about_this_machine()
+    lines = []
+    for name in options.engines:
+        line = asyncio.run(
+            measure(name, options.model, options.episodes, options.in_flight, options.repetitions)
+        )
+        lines.append(line)
+        rates = {k: round(statistics.median(v)) for k, v in line["tokens_per_s"].items()}
+        print(f"{name:13} loop {rates['loop']} tok/s, raw {rates['raw']}: {line['ratio']:.3f} "
+              f"({line['ratio_min']:.3f} .. {line['ratio_max']:.3f})")  # fmt: skip
+    RESULTS.parent.mkdir(exist_ok=True)
+    record = {"schema_version": 1, "what": "episodes of one turn, at most 128 tokens",
+              "machine": started, "lines": lines}  # fmt: skip
+    RESULTS.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
