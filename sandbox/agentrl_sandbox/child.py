@@ -7,13 +7,13 @@ import contextlib
 import os
 import select
 import signal
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agentrl_sandbox.cgroups import Group, read_now
+from agentrl_sandbox.ends import Ends
 
 if TYPE_CHECKING:
     from agentrl_sandbox.link import Link
@@ -39,40 +39,6 @@ class Exit:
     def exit_code(self) -> int | None:
         """The code it exited with, if it exited."""
         return os.WEXITSTATUS(self.status) if os.WIFEXITED(self.status) else None
-
-
-@dataclass(frozen=True, slots=True)
-class Ends:
-    """Both ends of a session's three channels; the far ones go to the zygote."""
-
-    control: socket.socket
-    out: int
-    err: int
-    far: tuple[int, int, int]
-    far_control: socket.socket
-
-    @classmethod
-    def make(cls) -> Ends:
-        """Two pipes and a socket pair. Raises OSError when descriptors have run out."""
-        control, far_control = socket.socketpair()
-        out, far_out = os.pipe()
-        err, far_err = os.pipe()
-        control.setblocking(False)
-        for fd in (out, err):
-            os.set_blocking(fd, False)
-        return cls(control, out, err, (far_out, far_err, far_control.fileno()), far_control)
-
-    def close_far(self) -> None:
-        """Our copies of what the child has; without this its death would not show as EOF."""
-        self.far_control.close()
-        os.close(self.far[0])
-        os.close(self.far[1])
-
-    def close_near(self) -> None:
-        """The ends that we read."""
-        self.control.close()
-        os.close(self.out)
-        os.close(self.err)
 
 
 @dataclass(slots=True)

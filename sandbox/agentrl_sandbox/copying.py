@@ -6,10 +6,11 @@ import asyncio
 import os
 
 from agentrl.errors import SandboxError
-from agentrl_sandbox.child import Child, Ends
+from agentrl_sandbox.child import Child
 from agentrl_sandbox.conversation import Conversation
+from agentrl_sandbox.ends import Ends, make_ends
+from agentrl_sandbox.expected import Delivery
 from agentrl_sandbox.inside import wire
-from agentrl_sandbox.link import Delivery, make_ends
 
 BATCH = 16
 """Copies in one order: their descriptors travel in one message."""

@@ -10,13 +10,14 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 from agentrl.errors import SandboxError
 from agentrl_sandbox import boot
-from agentrl_sandbox.child import Child, Ends, Exit, Kin, peak_mb, pid_behind
-from agentrl_sandbox.inside.news import Answer, Born, News
+from agentrl_sandbox.child import Child, Exit, Kin, peak_mb, pid_behind
+from agentrl_sandbox.ends import Ends, make_ends
+from agentrl_sandbox.expected import Delivery, Expected, settle
+from agentrl_sandbox.inside.news import Answer, News
 from agentrl_sandbox.inside.plan import Plan
 from agentrl_sandbox.processes import Forked, Launched, Process
 
@@ -24,20 +25,8 @@ _START_S = 180.0
 _FORK_S = 60.0
 _END_S = 15.0
 _HANDLES = 64
-_T = TypeVar("_T")
 _Answered: TypeAlias = tuple[Answer, int | None] | None
 """An answer with its descriptor; None when the zygote was lost before."""
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """What will be heard of one ordered session; None where the zygote was lost before."""
-
-    session: int
-    born: asyncio.Future[tuple[Born, int] | None]
-    """A copy's news and its pidfd."""
-    fit: asyncio.Future[bool | None]
-    exited: asyncio.Future[Exit | None]
 
 
 class Link:
@@ -49,11 +38,9 @@ class Link:
         self._loop = asyncio.get_running_loop()
         self._pending = b""
         self._handles: list[int] = []
-        self._exits: dict[int, asyncio.Future[Exit | None]] = {}
-        self._copies: dict[int, Delivery] = {}
+        self._expected = Expected()
         # Orders are answered one after the other; the first answer is the zygote's "ready".
         self._answers: deque[asyncio.Future[_Answered]] = deque([self._loop.create_future()])
-        self._next = 0
         self._parts: list[Link] = []
         self.lost = False
         """Whether the zygote is gone; sessions of a lost zygote are dead or dying."""
@@ -136,13 +123,12 @@ class Link:
             case "exit":
                 peak = peak_mb(message["peak"], sys.platform)
                 exit_ = Exit(message["status"], message["cpu_s"], peak)
-                _settle(self._exits.pop(message["session"], None), exit_)
+                self._expected.ended(message["session"], exit_)
             case "born":
                 # Descriptors arrive in the order of the lines that they belong to.
-                self._deliver(message, self._handles.pop(0))
+                self._expected.born(message, self._handles.pop(0))
             case "fit":
-                if (delivery := self._copies.pop(message["session"], None)) is not None:
-                    _settle(delivery.fit, True)
+                self._expected.fit(message["session"])
             case _:
                 handle = self._handles.pop(0) if self._handles else None
                 asked = self._answers.popleft()
@@ -152,27 +138,14 @@ class Link:
                     # Nobody waits any more. What was forked sees that its channels are closed.
                     os.close(handle)
 
-    def _deliver(self, message: Born, handle: int) -> None:
-        delivery = self._copies.get(message["session"])
-        if delivery is None or delivery.born.done():
-            os.close(handle)
-        else:
-            delivery.born.set_result((message, handle))
-
     def _lose(self) -> None:
         if self.lost:
             return
         self.lost = True
         self._loop.remove_reader(self._channel.fileno())
         for asked in self._answers:
-            _settle(asked, None)
-        for future in self._exits.values():
-            _settle(future, None)
-        for delivery in self._copies.values():
-            _settle(delivery.born, None)
-            _settle(delivery.fit, None)
-        self._exits.clear()
-        self._copies.clear()
+            settle(asked, None)
+        self._expected.lose()
         for part in self._parts:
             part._lose()
 
@@ -180,7 +153,8 @@ class Link:
         """A new session child, fence not yet confirmed. Raises SandboxError."""
         ends = make_ends(1)
         try:
-            [delivery] = self._expect(1)
+            self._check()
+            [delivery] = self._expected.sessions(1)
             order: dict[str, int | str] = {"op": "fork", "session": delivery.session}
             answer, pidfd = await self._ask_for(order, ends)
             if answer["op"] != "forked":
@@ -198,8 +172,8 @@ class Link:
 
         Raises SandboxError when it cannot.
         """
-        made = self._expect(len(ends))
-        self._copies |= {delivery.session: delivery for delivery in made}
+        self._check()
+        made = self._expected.copies(len(ends))
         try:
             answer, _ = await self._ask_for(
                 {"op": "copy", "session": session, "first": made[0].session, "count": len(made)},
@@ -222,9 +196,7 @@ class Link:
 
     def forget(self, deliveries: Sequence[Delivery]) -> None:
         """Expect nothing of these any more."""
-        for delivery in deliveries:
-            self._copies.pop(delivery.session, None)
-            self._exits.pop(delivery.session, None)
+        self._expected.forget(deliveries)
 
     def child(
         self, ends: Ends, kin: Kin, pid: int, pidfd: int | None, work: str, delivery: Delivery
@@ -245,16 +217,6 @@ class Link:
     def _check(self) -> None:
         if self.lost:
             raise SandboxError("the sandbox zygote is gone")
-
-    def _expect(self, count: int) -> list[Delivery]:
-        """Numbers for new sessions, whose ends will be heard of."""
-        self._check()
-        numbers = range(self._next, self._next + count)
-        self._next += count
-        new = self._loop.create_future
-        made = [Delivery(number, new(), new(), new()) for number in numbers]
-        self._exits |= {delivery.session: delivery.exited for delivery in made}
-        return made
 
     async def _ask_for(
         self, order: dict[str, int | str], ends: Sequence[Ends]
@@ -311,22 +273,3 @@ class Link:
             os.close(handle)
         self._handles.clear()
         return await asyncio.to_thread(self._process.bury, _END_S)
-
-
-def make_ends(count: int) -> list[Ends]:
-    """Channels for that many sessions. Raises SandboxError when descriptors have run out."""
-    made: list[Ends] = []
-    try:
-        for _ in range(count):
-            made.append(Ends.make())
-    except OSError as error:
-        for ends in made:
-            ends.close_far()
-            ends.close_near()
-        raise SandboxError(f"no descriptors left for another session: {error}") from error
-    return made
-
-
-def _settle(future: asyncio.Future[_T] | None, result: _T) -> None:
-    if future is not None and not future.done():
-        future.set_result(result)

@@ -13,19 +13,15 @@ from dataclasses import dataclass, replace
 from agentrl.errors import SandboxError, UserError
 from agentrl.sandbox import ExecResult, IsolationLevel, SandboxLimits
 from agentrl_sandbox.child import Child, Exit
-from agentrl_sandbox.conversation import Conversation, send_all, send_now
+from agentrl_sandbox.conversation import Conversation
 from agentrl_sandbox.counts import Counts
 from agentrl_sandbox.inside import wire
-from agentrl_sandbox.quota import exceeds
-from agentrl_sandbox.verdict import Course, Overdue, error_of, status_of, status_of_exit
+from agentrl_sandbox.verdict import error_of, status_of, status_of_exit
+from agentrl_sandbox.watch import Watch
 
-GRACE_S = 0.5
-"""Between the interrupt at the deadline and the kill."""
 MAX_CODE = 32 << 20
 """Characters of one piece of code; more is refused."""
 _REAP_S = 10.0
-_POLL_S = 0.025
-_CPU_POLL_S = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +63,7 @@ class Session:
     async def run(self, code: str, *, timeout_s: float) -> ExecResult:
         """Execute `code`; see the contract. `timeout_s` is seconds of wall time.
 
-        At the deadline the code is interrupted; if it does not yield within `GRACE_S` it is killed
+        At the deadline the code is interrupted; if it does not yield within half a second it is killed
         and its state is lost. The first run's `queue_s` holds the wait for the lease too. Raises
         SandboxError when the box was lost or is closed, UserError when `timeout_s` is not positive.
         """
@@ -203,12 +199,13 @@ class Session:
     ) -> ExecResult:
         keep = self._terms.limits.output_bytes
         talk = Conversation(child, nonce=os.urandom(wire.NONCE_BYTES), keep_bytes=keep)
+        watch = Watch(child, talk, self._terms.limits, self._lasting)
         cpu_before, kills_before = child.cpu_s(), child.oom_kills()
         child.runs += 1
         clean = False
         try:
             with talk:
-                course = await self._watch(child, talk, code, timeout_s)
+                course = await watch.until_end(code, timeout_s)
                 clean = course.ending == "done"
                 if clean and self._lasting:
                     child.freeze_soon()
@@ -250,75 +247,3 @@ class Session:
         if exit_ is None:
             raise SandboxError("the sandbox was lost while the code ran")
         return exit_
-
-    async def _watch(self, child: Child, talk: Conversation, code: str, timeout_s: float) -> Course:
-        began = time.monotonic()
-        left = send_now(child.control, wire.request(talk.nonce, code))
-        child.thaw()
-        if not left and not child.kin.folder:
-            # The usual case: a task for nothing would take a third of a short run.
-            overdue = await self._time_out(child, talk, timeout_s)
-        else:
-            overdue = await self._time_out_beside_helpers(child, talk, left, timeout_s)
-        if child.kin.folder and talk.ending is not None and await self._too_big(child):
-            return Course("disk", overdue, time.monotonic() - began)
-        return Course(talk.ending or "broken", overdue, time.monotonic() - began)
-
-    async def _time_out_beside_helpers(
-        self, child: Child, talk: Conversation, left: bytes, timeout_s: float
-    ) -> Overdue | None:
-        """The same, while the rest of the code is sent and the work folder is measured."""
-        async with asyncio.TaskGroup() as group:
-            helpers: list[asyncio.Task[None]] = []
-            if left:
-                helpers.append(group.create_task(send_all(child.control, left)))
-            if child.kin.folder:
-                helpers.append(group.create_task(self._guard_disk(child, talk)))
-            overdue = await self._time_out(child, talk, timeout_s)
-            for task in helpers:
-                task.cancel()
-        return overdue
-
-    async def _time_out(self, child: Child, talk: Conversation, timeout_s: float) -> Overdue | None:
-        """Wait for the end of a run or of its time; which time ran out first, if one did."""
-        overdue = await self._which_ran_out(child, talk, timeout_s)
-        if overdue and self._lasting:
-            child.send_signal(signal.SIGINT)
-            await talk.wait(GRACE_S)
-        return overdue
-
-    async def _which_ran_out(
-        self, child: Child, talk: Conversation, timeout_s: float
-    ) -> Overdue | None:
-        deadline = time.monotonic() + timeout_s
-        cpu_s = self._terms.limits.cpu_s
-        cpu_end = None if cpu_s is None else child.cpu_s() + cpu_s
-        while talk.ending is None:
-            pause_s = deadline - time.monotonic()
-            if pause_s <= 0:
-                return "timeout"
-            if cpu_end is not None:
-                unspent_s = cpu_end - child.cpu_s()
-                if unspent_s <= 0:
-                    return "cpu_limit"
-                # Threads on all cores cannot use it up sooner.
-                pause_s = min(pause_s, max(unspent_s / (os.cpu_count() or 1), _CPU_POLL_S))
-            await talk.wait(pause_s)
-        return None
-
-    async def _guard_disk(self, child: Child, talk: Conversation) -> None:
-        pause_s = _POLL_S
-        while True:
-            await asyncio.sleep(pause_s)
-            began = time.monotonic()
-            if await self._too_big(child):
-                talk.end("disk")
-            # Looking at a large folder must not become the main work.
-            pause_s = min(max(_POLL_S, 5 * (time.monotonic() - began)), 4 * _POLL_S)
-
-    async def _too_big(self, child: Child) -> bool:
-        limit = self._terms.limits.disk_mb << 20
-        kin = child.kin
-        if await asyncio.to_thread(exceeds, kin.folder, limit * kin.members, kin.members):
-            return True
-        return child.open_files_bytes() > limit

@@ -46,11 +46,11 @@ async def test_spares_are_leased_and_replaced() -> None:
     pool = UnsafePool(spares=2)
     await pool.open()
     await stocked(pool, 2)
-    forks = pool._zygotes.link._next if pool._zygotes.link else 0
+    forks = pool._zygotes.link._expected.numbered if pool._zygotes.link else 0
     first, second = await pool.acquire(), await pool.acquire()
     # Both were there already: nothing has been forked for them.
     assert pool._zygotes.link is not None
-    assert pool._zygotes.link._next == forks
+    assert pool._zygotes.link._expected.numbered == forks
     assert [(await s.run("x", timeout_s=10)).status for s in (first, second)] == ["error"] * 2
     assert first._child is not second._child
     await stocked(pool, 2)

@@ -89,8 +89,9 @@ WRONG = {
     "def add(a, b): return 0",
     "patched builtins": "import builtins\nbuiltins.isinstance = lambda a, b: True\n"
     "builtins.len = lambda a: 0\ndef add(a, b): return 0",
-    "patched harness": "import sys\nm = sys.modules['agentrl.verify.code.far']\n"
-    "m.encode = lambda v: {'passed': True}\nm.Mailbox.post = lambda s, n, **k: m.Text("
+    "patched harness": "import sys\nm = sys.modules['agentrl.verify.code.mailbox']\n"
+    "sys.modules['agentrl.verify.code.solution'].encode = lambda v: {'passed': True}\n"
+    "m.Mailbox.post = lambda s, n, **k: m.Text("
     "m._dumps({'nonce': n, 'passed': True, 'returned': True, 'calls': 2}))\ndef add(a, b): return 0",
     "forged reply from the frames": "import sys\ndef add(a, b):\n    f = sys._getframe()\n"
     "    while f:\n        for v in list(f.f_locals.values()):\n"
@@ -333,7 +334,7 @@ async def test_tests_that_cannot_be_carried_over_are_named(grader: Grader) -> No
 async def test_parts_of_a_large_value_share_one_deadline(grader: Grader) -> None:
     """A harness replaced by one that hands out each part slowly gains no time by it."""
     code = (
-        "import sys, time\nm = sys.modules['agentrl.verify.code.far']\n"
+        "import sys, time\nm = sys.modules['agentrl.verify.code.mailbox']\n"
         "m.Mailbox.part = lambda s, i: time.sleep(0.3) or m.Text('x')\n"
         "def f(): return 'x' * 1_000_000\n"
     )

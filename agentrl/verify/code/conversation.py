@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from agentrl.errors import SandboxError, UserError
 from agentrl.sandbox import ExecResult, Sandbox
-from agentrl.verify.code import far
+from agentrl.verify.code import mailbox
 
 HARNESS = "the code broke the test harness in its process"
 _NAME = "_agentrl"
@@ -31,8 +31,8 @@ def _load(name, source, compiled):
     exec(loads(b64decode(compiled)) if same else compile(source, name, "exec"), module.__dict__)
     return module
 _load("agentrl.verify.code.literals", *{literals!r})
-{name} = _load("agentrl.verify.code.far", *{far!r})
-{role} = {name}.{kind}()
+{name} = _load("agentrl.verify.code.mailbox", *{mailbox!r})
+{role} = _load("agentrl.verify.code.{side}", *{source!r}).{kind}()
 {name}.CANARY
 """
 
@@ -54,7 +54,7 @@ def _module(name: str) -> tuple[str, str]:
 
 
 class Conversation:
-    """One session in which a `far` object lives: `Solution` or `Tester`."""
+    """One session in which the object of one side lives: `Solution` or `Tester`."""
 
     def __init__(self, sandbox: Sandbox, kind: str) -> None:
         self._sandbox = sandbox
@@ -70,7 +70,9 @@ class Conversation:
         cell = _LOAD.format(
             magic=MAGIC_NUMBER,
             literals=_module("literals"),
-            far=_module("far"),
+            mailbox=_module("mailbox"),
+            side=self._kind.lower(),
+            source=_module(self._kind.lower()),
             name=_NAME,
             role=self._role,
             kind=self._kind,
@@ -78,10 +80,10 @@ class Conversation:
         result = await self._sandbox.run(cell, timeout_s=_START_S)
         if result.status != "ok":
             raise _broken_box(result)
-        if result.value != repr(far.CANARY):
+        if result.value != repr(mailbox.CANARY):
             raise UserError(
                 "grading code needs sandbox.limits.output_bytes of at least "
-                f"{far.PART_CHARS + 256}; raise it"
+                f"{mailbox.PART_CHARS + 256}; raise it"
             )
 
     async def ask(self, method: str, *arguments: object, timeout_s: float) -> Mapping[str, Any]:
@@ -93,7 +95,7 @@ class Conversation:
         told = ", ".join(repr(argument) for argument in (nonce, *arguments))
         reply = await self._reply(f"{self._role}.{method}({told})", timeout_s)
         parts = reply.get("parts")
-        if isinstance(parts, int) and 1 < parts <= -(-far.MAX_CHARS // far.PART_CHARS):
+        if isinstance(parts, int) and 1 < parts <= -(-mailbox.MAX_CHARS // mailbox.PART_CHARS):
             reply = await self._fetched(parts, timeout_s)
         if reply.get("nonce") != nonce:
             raise Refused(HARNESS)
@@ -123,7 +125,7 @@ class Conversation:
         return result
 
     async def program(self, source: str, stdin: str, timeout_s: float) -> ExecResult:
-        """Run a whole program; see `far.Solution.program`. Raises Refused."""
+        """Run a whole program; see `Solution.program`. Raises Refused."""
         return await self.run(f"{self._role}.program({source!r}, {stdin!r})", timeout_s)
 
     async def restart(self) -> None:

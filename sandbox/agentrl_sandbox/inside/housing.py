@@ -7,8 +7,9 @@ import os
 import sys
 
 from agentrl_sandbox.inside import confine, kernel, namespaces, privileges, seccomp, visible
-from agentrl_sandbox.inside.family import Birth, Family, Judge
+from agentrl_sandbox.inside.family import Birth, Family
 from agentrl_sandbox.inside.folders import remove_tree
+from agentrl_sandbox.inside.judge import Judge
 from agentrl_sandbox.inside.plan import Plan
 
 

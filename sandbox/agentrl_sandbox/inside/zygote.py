@@ -1,11 +1,7 @@
 """The zygote: one single-threaded warm interpreter that forks a child per session.
 
 It lives in namespaces of its own where the machine allows, runs no model code, and dies when the
-trusted side hangs up. On the channel, one JSON object per line: `fork` comes with the three
-descriptors of a session and is answered by `forked` (with a pidfd on Linux) or `refused`; `copy`
-comes with three for each copy and is answered by `armed` or `refused`, later `born` and `fit` report
-each copy, and `call_off` ends the wait for them; `signal` is for machines without pidfds; `exit`
-reports what `wait4` said.
+trusted side hangs up.
 """
 
 from __future__ import annotations
@@ -13,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
-import json
 import os
 import selectors
 import signal
@@ -21,9 +16,11 @@ import socket
 import types
 from dataclasses import dataclass
 
-from agentrl_sandbox.inside import kernel, life, news, pages, privileges
-from agentrl_sandbox.inside.family import Birth, Family, Judge, Order
+from agentrl_sandbox.inside import kernel, life, pages, privileges
+from agentrl_sandbox.inside.channel import Channel
+from agentrl_sandbox.inside.family import Birth, Family, Order
 from agentrl_sandbox.inside.housing import Housing
+from agentrl_sandbox.inside.judge import Judge
 from agentrl_sandbox.inside.plan import Plan
 from agentrl_sandbox.inside.warm import warm_up
 
@@ -41,13 +38,11 @@ class Zygote:
     """Forks, reaps and reports until the channel closes."""
 
     def __init__(self, channel: socket.socket, plan: Plan, how: str | None, base: str) -> None:
-        self._channel = channel
+        self._channel = Channel(channel)
         self._plan = plan
         self._housing = Housing(plan, how, base)
         self._judge: Judge | None = None
         self._children: dict[int, _Child] = {}
-        self._pending = b""
-        self._descriptors: list[int] = []
         self._memory_mb = 0.0
         self._open()
 
@@ -81,13 +76,13 @@ class Zygote:
             os.set_blocking(fd, False)
         signal.signal(signal.SIGCHLD, _noted)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        self._send({"op": "ready", "threads": 1, "uid": self._housing.first_user})
+        self._channel.send({"op": "ready", "threads": 1, "uid": self._housing.first_user})
         selector = self._selector
-        for source in (self._channel, self._nursery, reader):
+        for source in (self._channel.socket, self._nursery, reader):
             selector.register(source, selectors.EVENT_READ)
         while True:
             for key, _ in selector.select():
-                if key.fileobj is self._channel:
+                if key.fileobj is self._channel.socket:
                     if not self._receive():
                         return
                 elif key.fileobj is self._nursery:
@@ -124,14 +119,10 @@ class Zygote:
             os.waitpid(pid, 0)
 
     def _receive(self) -> bool:
-        data, descriptors, _, _ = socket.recv_fds(self._channel, 65_536, 96)
-        self._descriptors += descriptors
-        if not data:
-            return False
-        *lines, self._pending = (self._pending + data).split(b"\n")
-        for line in lines:
-            self._obey(json.loads(line))
-        return True
+        orders = self._channel.receive()
+        for order in orders or []:
+            self._obey(order)
+        return orders is not None
 
     def _obey(self, order: dict[str, int | str]) -> None:
         session = int(order["session"])
@@ -146,18 +137,16 @@ class Zygote:
                         self._call_off(child.family)
             case "copy":
                 first, count = int(order["first"]), int(order["count"])
-                descriptors = self._descriptors[: 3 * count]
-                del self._descriptors[: 3 * count]
-                self._arm(session, first, descriptors)
+                self._arm(session, first, self._channel.take(3 * count))
             case "split":
-                self._split(self._descriptors.pop(0), int(order["index"]))
+                [channel] = self._channel.take(1)
+                self._split(channel, int(order["index"]))
             case _:
-                descriptors = self._descriptors[:3]
-                del self._descriptors[:3]
+                descriptors = self._channel.take(3)
                 try:
                     self._fork(session, descriptors)
                 except OSError as error:
-                    self._send({"op": "refused", "session": session, "why": str(error)})
+                    self._channel.send({"op": "refused", "session": session, "why": str(error)})
                 finally:
                     for fd in descriptors:
                         os.close(fd)
@@ -169,12 +158,12 @@ class Zygote:
             pid = os.fork()
         except OSError as error:
             os.close(channel)
-            self._send({"op": "refused", "session": 0, "why": str(error)})
+            self._channel.send({"op": "refused", "session": 0, "why": str(error)})
             return
         if pid:
             os.close(channel)
             pidfd = os.pidfd_open(pid)
-            self._send({"op": "split"}, [pidfd])
+            self._channel.send({"op": "split"}, [pidfd])
             os.close(pidfd)
             return
         try:
@@ -189,13 +178,13 @@ class Zygote:
         """In a fresh copy of a zygote: forget its children, and close all that was its own."""
         signal.set_wakeup_fd(-1)
         self._selector.close()
-        for ours in (self._channel, self._nursery, self._nursery_far):
+        for ours in (self._channel.socket, self._nursery, self._nursery_far):
             ours.detach()
         kept = {0, 1, 2, channel, _DESCRIPTORS} | self._housing.shift(index)
         for low, high in itertools.pairwise(sorted(kept)):
             os.closerange(low + 1, high)
-        self._channel = socket.socket(fileno=channel)
-        self._children, self._pending, self._descriptors = {}, b"", []
+        self._channel = Channel(socket.socket(fileno=channel))
+        self._children = {}
         self._open()
 
     def _arm(self, session: int, first: int, descriptors: list[int]) -> None:
@@ -212,7 +201,7 @@ class Zygote:
         if why:
             for fd in descriptors:
                 os.close(fd)
-            self._send({"op": "refused", "session": session, "why": why})
+            self._channel.send({"op": "refused", "session": session, "why": why})
             return
         births = [
             Birth(first + n, tuple(descriptors[3 * n : 3 * n + 3]))
@@ -220,7 +209,7 @@ class Zygote:
         ]
         pid, child = found[0]
         child.family.order = Order(pid, len(births), births)
-        self._send({"op": "armed", "session": session})
+        self._channel.send({"op": "armed", "session": session})
 
     def _fork(self, session: int, descriptors: list[int]) -> None:
         used = {child.family.slot for child in self._children.values()}
@@ -240,7 +229,9 @@ class Zygote:
         handles: list[int] = []
         if kernel.LINUX:
             handles.append(os.pidfd_open(pid))
-        self._send({"op": "forked", "session": session, "pid": pid, "work": family.folder}, handles)
+        self._channel.send(
+            {"op": "forked", "session": session, "pid": pid, "work": family.folder}, handles
+        )
         for fd in handles:
             os.close(fd)
 
@@ -255,10 +246,12 @@ class Zygote:
         assert self._judge is not None
         work = self._housing.take_in(family, birth, pidfd, self._judge)
         self._children[pid] = _Child(birth.session, family)
-        self._send({"op": "born", "session": birth.session, "pid": pid, "work": work}, [pidfd])
+        self._channel.send(
+            {"op": "born", "session": birth.session, "pid": pid, "work": work}, [pidfd]
+        )
 
     def _fit(self, pid: int) -> None:
-        self._send({"op": "fit", "session": self._children[pid].session})
+        self._channel.send({"op": "fit", "session": self._children[pid].session})
 
     def _reap(self) -> None:
         while True:
@@ -273,7 +266,7 @@ class Zygote:
                 continue
             self._leave(child.family, pid)
             with contextlib.suppress(OSError):
-                self._send(
+                self._channel.send(
                     {
                         "op": "exit", "session": child.session, "status": status,
                         "cpu_s": usage.ru_utime + usage.ru_stime, "peak": usage.ru_maxrss,
@@ -293,13 +286,6 @@ class Zygote:
             os.close(family.asking)
             family.asking = None
         self._housing.clear(family)
-
-    def _send(self, message: news.News, handles: list[int] | None = None) -> None:
-        line = json.dumps(message).encode() + b"\n"
-        if handles:
-            socket.send_fds(self._channel, [line], handles)
-        else:
-            self._channel.sendall(line)
 
 
 def _noted(number: int, frame: types.FrameType | None) -> None:
