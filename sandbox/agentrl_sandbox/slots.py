@@ -59,4 +59,5 @@ class Slots:
             ooms=counts.ooms,
             expired=counts.expired,
             copies=copies,
+            capacity=self._most,
         )

@@ -10,11 +10,13 @@ failure, and a failure where it does not show.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import shutil
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import pytest
@@ -217,3 +219,37 @@ async def test_promises(
     stand: Stand, judged: dict[str, Judged], request: pytest.FixtureRequest
 ) -> None:
     assert failures((await _judgement(stand, judged, request)).promises) == []
+
+
+PAGE = Path(__file__).parents[2] / "sandbox" / "README.md"
+
+
+def _rows(head: str) -> set[tuple[str, ...]]:
+    """The rows of the page's table that begins with `head`."""
+    lines = PAGE.read_text().partition(head + "\n")[2].splitlines()[1:]
+    table = itertools.takewhile(lambda line: line.startswith("|"), lines)
+    return {tuple(cell.strip() for cell in line.strip("|").split("|")) for line in table}
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return ", ".join(f"`{name}`" for name in names) or "any"
+
+
+def test_the_page_tells_what_is_judged() -> None:
+    """Which level gets all cases depends on the machine: the page tells of one that gives `strong`."""
+    judged = {
+        (stand.backend, stand.level): "hostile" if stand.often == "all" else stand.often
+        for stand in STANDS
+    }
+    judged["local", "strong"] = "all"
+    assert _rows("| back end | level | on every change |") == {
+        (f"`{backend}`", f"`{level}`", often) for (backend, level), often in judged.items()
+    }
+
+
+def test_the_page_tells_every_known_leak() -> None:
+    leaks = {leak for case in CASES for leak in case.known}
+    assert _rows("| back end | level | user | leak |") == {
+        (_listed(leak.backends), _listed(leak.levels), " ".join(leak.users) or "any", leak.reason)
+        for leak in leaks
+    }

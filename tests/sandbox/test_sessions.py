@@ -286,7 +286,7 @@ async def test_a_full_pool_makes_others_wait() -> None:
     async with asyncio.TaskGroup() as group:
         waiting = group.create_task(pool.acquire())
         await asyncio.sleep(0.1)
-        assert pool.statistics() == PoolStatistics(1, 1, 0, 0)
+        assert pool.statistics() == PoolStatistics(1, 1, 0, 0, capacity=1)
         await first.run("1", timeout_s=10)
         await first.close()
     assert (await waiting.result().run("2", timeout_s=10)).value == "2"
