@@ -12,7 +12,7 @@ import math
 from agentrl.chat.base import Renderer
 from agentrl.errors import UserError
 from agentrl.points import Ctx, Episode, Services
-from agentrl.rollout.plan_group import Stage, played_within, side_by_side
+from agentrl.rollout.plan_group import Stage, in_order, played_within
 from agentrl.trajectory import Group, Trajectory
 from agentrl.types import Task
 
@@ -70,7 +70,7 @@ class AdaptThink:
             episode.force(*self._starts[silent])
             return await played_within(episode, self._cap if silent else None)
 
-        played = await side_by_side([stage.play(i, play) for i in range(self._group_size)])
+        played = await in_order([stage.play(i, play) for i in range(self._group_size)])
         return Group(task, tuple(played), ctx.step)
 
 

@@ -16,7 +16,7 @@ from typing import Literal, cast
 from agentrl.errors import UserError
 from agentrl.points import Ctx, Services
 from agentrl.rollout.openings import asking
-from agentrl.rollout.plan_group import Stage, response_of, side_by_side
+from agentrl.rollout.plan_group import Stage, in_order, response_of
 from agentrl.rollout.plan_rows import as_demo
 from agentrl.rollout.retrieval import bm25
 from agentrl.trajectory import Group, Trajectory
@@ -77,7 +77,7 @@ class CogRethinker:
     async def collect(self, task: Task, services: Services, ctx: Ctx) -> Group:
         """Direct siblings, then right answers of the stages in sibling order."""
         stage = Stage(task, services, ctx)
-        direct = await side_by_side([stage.run(i) for i in range(self._n)])
+        direct = await in_order([stage.run(i) for i in range(self._n)])
         failed = [t for t in direct if t.error is None]
         if not failed or await self._right(stage, failed):
             return Group(task, tuple(direct), ctx.step)
@@ -91,7 +91,7 @@ class CogRethinker:
         return Group(task, (*self._left(direct, right), *map(self._taught, right)), ctx.step)
 
     async def _asked(self, stage: Stage, first: int, texts: Sequence[str]) -> list[Trajectory]:
-        return await side_by_side(
+        return await in_order(
             [
                 stage.run(first + i, asking(text, ratio_mode="relabel"))
                 for i, text in enumerate(texts)

@@ -12,7 +12,7 @@ from typing import Literal
 
 from agentrl.errors import UserError
 from agentrl.points import Ctx, Episode, Services
-from agentrl.rollout.plan_group import Stage, side_by_side
+from agentrl.rollout.plan_group import Stage, in_order
 from agentrl.trajectory import Group, Trajectory
 from agentrl.types import Task
 
@@ -66,7 +66,7 @@ class CortHints:
     async def collect(self, task: Task, services: Services, ctx: Ctx) -> Group:
         """`group_size` trajectories in sibling order; `hints/placed` counts each one's."""
         stage = Stage(task, services, ctx)
-        played = await side_by_side([stage.play(i, self._play) for i in range(self._n)])
+        played = await in_order([stage.play(i, self._play) for i in range(self._n)])
         return Group(task, tuple(played), ctx.step)
 
     async def _play(self, episode: Episode) -> Trajectory:

@@ -18,7 +18,7 @@ from agentrl.chat.base import Renderer
 from agentrl.errors import UserError
 from agentrl.points import Ctx, Episode, Services
 from agentrl.rollout.loop import played_out
-from agentrl.rollout.plan_group import TRIES, Stage, side_by_side
+from agentrl.rollout.plan_group import TRIES, Stage, in_order
 from agentrl.rollout.plan_rows import as_context
 from agentrl.rollout.plans import Sample
 from agentrl.trajectory import Group, Trajectory
@@ -70,7 +70,7 @@ class Cure:
         if ctx.step >= math.ceil(self._stage_one * ctx.total_steps):
             return await self._plain.collect(task, services, ctx)
         stage = Stage(task, services, ctx)
-        found = await side_by_side([self._family(stage, root) for root in range(self._roots)])
+        found = await in_order([self._family(stage, root) for root in range(self._roots)])
         members = [family[0] for family in found]
         members += [branch for family in found for branch in family[1:]]
         return Group(task, tuple(members), ctx.step)
@@ -90,7 +90,7 @@ class Cure:
 
         played = await stage.play(root, play)
         missing = [n for n in numbers if n not in branches]
-        fresh = await side_by_side([stage.run(n) for n in missing])
+        fresh = await in_order([stage.run(n) for n in missing])
         branches |= dict(zip(missing, fresh, strict=True))
         return [played, *(branches[n] for n in numbers)]
 
@@ -134,7 +134,7 @@ async def _branched(episode: Episode, siblings: Sequence[int], at: int) -> dict[
         if not missing:
             break
         live = await episode.fork(missing, at=at)
-        for played in await side_by_side([played_out(branch) for branch in live]):
+        for played in await in_order([played_out(branch) for branch in live]):
             if played.error is None:
                 found[played.sibling] = _own_part(played, at)
     return found

@@ -1,4 +1,4 @@
-"""What the plans of this room share: siblings side by side, played again when the world fails them."""
+"""What plans that hint, force, reopen and mix share: one task's stage, and what is read off answers."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from typing import Any, NamedTuple, TypeVar
 
 from agentrl.errors import UserError, WorldFault
 from agentrl.points import Ctx, Episode, Opening, Services
+from agentrl.rollout.siblings import ATTEMPTS, played_again
 from agentrl.seeds import derive
 from agentrl.trajectory import StopReason, Trajectory
 from agentrl.transcript import Int32Array
 from agentrl.types import Task
 
 T = TypeVar("T")
-TRIES = 3
-"""Attempts at one sibling before its failure stands in the group as data."""
+TRIES = ATTEMPTS
+"""Attempts at a branch before its failure is accepted."""
 LOOK_S = 120.0
 """Deadline of an early look at one trajectory's rewards."""
 
@@ -45,19 +46,15 @@ class Stage:
     services: Services
     ctx: Ctx
 
-    async def play(
-        self, sibling: int, play: Play, opening: Opening | None = None, *, tries: int = TRIES
-    ) -> Trajectory:
+    async def play(self, sibling: int, play: Play, opening: Opening | None = None) -> Trajectory:
         """A sibling played by the plan; one that the world failed is played again."""
-        for _ in range(tries - 1):
-            trajectory = await self._once(sibling, play, opening)
-            if trajectory.error is None:
-                return trajectory
-        return await self._once(sibling, play, opening)
 
-    async def _once(self, sibling: int, play: Play, opening: Opening | None) -> Trajectory:
-        async with self.services.episodes.live(self.task, sibling, self.ctx, opening) as episode:
-            return await play(episode)
+        async def once(number: int) -> Trajectory:
+            episodes = self.services.episodes
+            async with episodes.live(self.task, number, self.ctx, opening) as episode:
+                return await play(episode)
+
+        return await played_again(once, sibling)
 
     async def run(self, sibling: int, opening: Opening | None = None) -> Trajectory:
         """A sibling played by the loop, with the loop's own retries."""
@@ -92,7 +89,7 @@ class Stage:
         )
 
 
-async def side_by_side(waiting: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+async def in_order(waiting: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     """All at once, results in the order given whatever the order of arrival."""
     async with asyncio.TaskGroup() as group:
         running = [group.create_task(one) for one in waiting]
@@ -131,7 +128,7 @@ __all__ = [
     "Experts",
     "Play",
     "Stage",
+    "in_order",
     "played_within",
     "response_of",
-    "side_by_side",
 ]

@@ -12,7 +12,7 @@ from typing import Literal
 from agentrl.errors import UserError
 from agentrl.points import Ctx, Services
 from agentrl.rollout.openings import asking
-from agentrl.rollout.plan_group import Experts, Stage, side_by_side
+from agentrl.rollout.plan_group import Experts, Stage, in_order
 from agentrl.seeds import derive
 from agentrl.trajectory import Group
 from agentrl.types import Task
@@ -60,14 +60,14 @@ class Guide:
     async def collect(self, task: Task, services: Services, ctx: Ctx) -> Group:
         """k or 2 k trajectories in sibling order."""
         stage = Stage(task, services, ctx)
-        played = await side_by_side([stage.run(i) for i in range(self._k)])
+        played = await in_order([stage.run(i) for i in range(self._k)])
         scores = [await stage.score(t, self._component) for t in played if t.error is None]
         hint = self._hint(task, ctx)
         if not scores or max(scores) >= 1 or hint is None:
             return Group(task, tuple(played), ctx.step)
         opening = asking(self._template.replace("{hint}", hint), ratio_mode="behaviour")
         more = range(self._k, 2 * self._k)
-        helped = await side_by_side([stage.run(i, opening) for i in more])
+        helped = await in_order([stage.run(i, opening) for i in more])
         told = [
             t if t.error else t.scored(**{MEASURED: await stage.score(t, self._component)})
             for t in helped

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from agentrl.errors import UserError
 from agentrl.points import Ctx, Episode, Services
-from agentrl.rollout.plan_group import Experts, ExpertTurn, Stage, side_by_side
+from agentrl.rollout.plan_group import Experts, ExpertTurn, Stage, in_order
 from agentrl.seeds import derive
 from agentrl.trajectory import Group, Trajectory
 from agentrl.types import Task
@@ -55,7 +55,7 @@ class Luffy:
 
             return await stage.play(sibling, play)
 
-        return Group(task, tuple(await side_by_side([one(i) for i in range(self._n)])), ctx.step)
+        return Group(task, tuple(await in_order([one(i) for i in range(self._n)])), ctx.step)
 
 
 async def shown(episode: Episode, turns: Sequence[ExpertTurn]) -> Trajectory:

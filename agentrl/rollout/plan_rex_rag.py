@@ -24,13 +24,15 @@ from agentrl.chat.base import Renderer
 from agentrl.errors import UserError
 from agentrl.points import Ctx, Episode, Need, Services
 from agentrl.rollout.loop import played_out
-from agentrl.rollout.plan_group import TRIES, Stage, side_by_side
+from agentrl.rollout.plan_group import TRIES, Stage, in_order
 from agentrl.rollout.plan_rows import declared
 from agentrl.rollout.reflections import REFLECTIONS
 from agentrl.trajectory import Group, StopReason, Trajectory
 from agentrl.transcript import Float32Array, floats_array
 from agentrl.types import JsonValue, Task
 
+REOPENED = "rex/reopened"
+"""Measurement of a cloned original: whether its clone, kept or not, was right."""
 EWM = 0.1
 """Weight of the newest step in the moving accuracy of clones."""
 
@@ -87,8 +89,6 @@ class RexRag:
         self._answer, self._max_turns, self._component = answer, max_turns, component
         self._ratio: float | None = None
         """Moving accuracy of past clones; None before the first."""
-        self._seen: dict[tuple[int, str], list[float]] = {}
-        """(step, task) -> scores of clones that no boundary has taken in yet, dropped ones too."""
 
     async def collect(self, task: Task, services: Services, ctx: Ctx) -> Group:
         """Originals in sibling order, then the kept clones in theirs."""
@@ -107,9 +107,12 @@ class RexRag:
 
             return await stage.play(sibling, play)
 
-        originals = await side_by_side([original(i) for i in range(self._n)])
+        originals = await in_order([original(i) for i in range(self._n)])
         found = [clones[i] for i in sorted(clones)]
-        self._seen.setdefault((ctx.step, task.id), []).extend(clone.score for clone in found)
+        originals = [
+            t.scored(**{REOPENED: clones[t.sibling].score}) if t.sibling in clones else t
+            for t in originals
+        ]
         return Group(task, tuple(await self._mixed(stage, originals, found)), ctx.step)
 
     async def _reopened(
@@ -187,9 +190,8 @@ class RexRag:
 
     def observe(self, groups: Sequence[Group], ctx: Ctx) -> None:
         """Take the accuracy of the step's clones into the moving one."""
-        found: list[float] = []
-        for key in sorted({(group.step, group.task.id) for group in groups}):
-            found += self._seen.pop(key, [])
+        members = [t for group in groups for t in group.trajectories]
+        found = [t.rewards[REOPENED] for t in members if REOPENED in t.rewards]
         if found:
             now = fmean(found)
             self._ratio = now if self._ratio is None else moving(self._ratio, now)
@@ -199,10 +201,9 @@ class RexRag:
         return {"ratio": self._ratio}
 
     def restore(self, state: Mapping[str, JsonValue]) -> None:
-        """Go on from `state`; clones of an unfinished step are forgotten with it."""
+        """Go on from `state`."""
         ratio = state["ratio"]
         self._ratio = float(ratio) if isinstance(ratio, (int, float)) else None
-        self._seen.clear()
 
 
 def moving(before: float, now: float) -> float:

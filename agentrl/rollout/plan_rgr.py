@@ -16,7 +16,7 @@ from dataclasses import replace
 from agentrl.errors import UserError
 from agentrl.points import Ctx, Services
 from agentrl.rollout.openings import asking
-from agentrl.rollout.plan_group import Stage, response_of, side_by_side
+from agentrl.rollout.plan_group import Stage, in_order, response_of
 from agentrl.rollout.plan_rows import certain
 from agentrl.rollout.plan_ruscarl import criteria_of
 from agentrl.trajectory import Group, Trajectory
@@ -59,7 +59,7 @@ class Rgr:
     async def collect(self, task: Task, services: Services, ctx: Ctx) -> Group:
         """Always `group_size` trajectories."""
         stage = Stage(task, services, ctx)
-        played = await side_by_side([stage.run(i) for i in range(self._n - 1)])
+        played = await in_order([stage.run(i) for i in range(self._n - 1)])
         scores = [await stage.score(t, self._component) for t in played]
         failing = [i for i, t in enumerate(played) if t.error is None and scores[i] < 1]
         if not failing:

@@ -17,7 +17,7 @@ from typing import cast
 from agentrl.errors import UserError
 from agentrl.points import Ctx, Opening, Services
 from agentrl.rollout.openings import instructing
-from agentrl.rollout.plan_group import Stage, side_by_side
+from agentrl.rollout.plan_group import Stage, in_order
 from agentrl.trajectory import Group
 from agentrl.types import Task
 
@@ -63,7 +63,7 @@ class RuscaRL:
         stage = Stage(task, services, ctx)
         own = "rubric" in task.metadata or not self._default
         criteria = criteria_of(task) if own else self._default
-        played = await side_by_side(
+        played = await in_order(
             [stage.run(i, self._opening(criteria, self.share(i, ctx))) for i in range(self._n)]
         )
         return Group(task, tuple(played), ctx.step)

@@ -174,7 +174,6 @@ async def test_the_ratio_follows_all_clones_of_a_step(world: Any, served: Any) -
             world, served, made, ctx=Ctx(step=step, total_steps=9, seed=1), turn=some
         )
         made.observe([group], CTX)
-        made.observe([group], CTX)  # seen once only
     assert made.state() == {"ratio": pytest.approx(0.22)}
     again = plan(world)
     again.restore(made.state())
