@@ -17,6 +17,11 @@ from agentrl.train.staleness import oldest_version
 from agentrl.train.tickets import Ticket, Tickets
 from agentrl.trajectory import Group
 
+STRAGGLER = 3.0
+"""A group that is played for so many times the median of the last ones is not waited for."""
+AGAIN_S = 0.1
+"""Seconds after which a learner that waits looks again whether it waits for a straggler."""
+
 
 @final
 class Flow:
@@ -26,8 +31,10 @@ class Flow:
     Pacing comes first (AReaL, 2505.24298, section 5.1): a group is begun only if its turn comes,
     behind everything in flight and waiting, while its tokens are at most `max_staleness` versions
     old. That makes (max_staleness + 1) n_tasks groups at a time, and a batch fewer while the learner
-    is at work. Only a group that is played for longer than `max_staleness` updates is too old when
-    it is finished; such are dropped second, under the reason `stale`.
+    is at work. So that no group is overtaken until it is too old, a place in a batch that an older
+    group in flight will need is kept for it. Only stragglers, played for more than three times as
+    long as is usual, are not waited for; what of them is too old is dropped second, under the reason
+    `stale`.
     """
 
     def __init__(
@@ -37,13 +44,19 @@ class Flow:
         max_staleness: int,
         left: Sequence[Ticket],
         inflight: InFlight,
+        *,
+        straggler: float = STRAGGLER,
+        again_s: float = AGAIN_S,
     ) -> None:
         """`left` are the tickets of the boundary that the run goes on from."""
+        self._straggler, self._again_s = straggler, again_s
         self._method, self._n_tasks, self._inflight = method, n_tasks, inflight
         self._max_staleness = max_staleness
         self._tickets = Tickets(left)
         self._ready = deque(left)
         self._ctx: Ctx | None = None
+        self._version = 0
+        """The learner's, when it asked for the batch."""
         self._learning = False
         """From the beginning of an update until the engine has its result."""
         self._n_kept = 0
@@ -70,13 +83,13 @@ class Flow:
     ) -> Collected:
         """See `Feed.collected`. Raises RunFailed too when the world fails a batch of groups in a
         row, whatever was kept before."""
-        self._ctx = ctx
+        self._ctx, self._version = ctx, version
         oldest = version - self._max_staleness
         made = Assembly(self._method, history, ctx, self._n_tasks, stored=stored, oldest=oldest)
         while made.missing > 0 and made.n_taken < self._limit(made):
             self._start_due()
-            await self._inflight.until(lambda: bool(self._inflight.finished))
-            finished = self._oldest_first()
+            await self._inflight.until(self._may_take, again_s=self._again_s)
+            finished = self._inflight.finished.pop(self._oldest())
             self._refuse_failures(finished.group)
             made.take(finished.group)
             self._used.append(finished.ticket)
@@ -147,11 +160,25 @@ class Flow:
         for ticket in due:
             flight.start(ticket, ctx)
 
-    def _oldest_first(self) -> Finished:
-        """The finished group that is nearest to being too old; among equals the first to arrive."""
+    def _oldest(self) -> int:
+        """Where the finished group that is nearest to being too old is; of equals the first."""
+        ages = [_age(finished.group) for finished in self._inflight.finished]
+        return ages.index(min(ages))
+
+    def _may_take(self) -> bool:
+        """There is a finished group, and every older one in flight will still find a place.
+
+        A group begun under version v must be in a batch up to that of version v + max_staleness.
+        """
         finished = self._inflight.finished
-        chosen = min(range(len(finished)), key=lambda i: (_age(finished[i].group), i))
-        return finished.pop(chosen)
+        if not finished:
+            return False
+        age = _age(finished[self._oldest()].group)
+        oldest = self._version - self._max_staleness
+        flying = self._inflight.begun_under(at_most=self._straggler)
+        older = [v for v in flying if oldest <= v < age]
+        places = self._n_tasks - self._n_kept - 1
+        return all(n <= places + (v - oldest) * self._n_tasks for n, v in enumerate(older, 1))
 
     def _refuse_failures(self, group: Group) -> None:
         errors = [t.error for t in group.trajectories if t.error is not None]

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import CancelledError, Event, Task, TaskGroup
+from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
+from math import inf
+from statistics import median
 from time import monotonic
 from types import TracebackType
 from typing import final
@@ -19,6 +23,8 @@ from agentrl.trajectory import Group
 
 NAMED = 3
 """Groups that a watchdog's message names."""
+REMEMBERED = 64
+"""Groups whose duration says what is usual."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,6 +66,7 @@ class InFlight:
         self._progress = Event()
         self._lap_start = self._quiet_since = monotonic()
         self._waited_s = self._quiet_s = 0.0
+        self._durations_s: deque[float] = deque(maxlen=REMEMBERED)
         self._kept = {finished.ticket.key: finished for finished in played}
         self._unspent: dict[Key, Finished] = {}
         self.finished: list[Finished] = []
@@ -106,7 +113,8 @@ class InFlight:
         method = self._method
         played = await method.plan.collect(ticket.task, method.services, ticket.ctx(ctx))
         (group,) = await score([played], method.services)
-        del self._since[ticket.key]
+        _, since, _ = self._since.pop(ticket.key)
+        self._durations_s.append(monotonic() - since)
         if not self._since:
             self._quiet_since = monotonic()
         self._arrived(Finished(ticket, group))
@@ -133,19 +141,33 @@ class InFlight:
             if all(t.error is None for t in finished.group.trajectories)
         )
 
-    async def until(self, ready: Callable[[], bool]) -> None:
-        """Wait until `ready`, asked whenever a group is finished.
+    def begun_under(self, *, at_most: float) -> list[int]:
+        """Versions under which the running groups were begun, in order.
+
+        Without stragglers: groups that have been played for more than `at_most` times the median of
+        the last ones.
+        """
+        now = monotonic()
+        limit_s = at_most * median(self._durations_s) if self._durations_s else inf
+        return sorted(v for _, since, v in self._since.values() if now - since <= limit_s)
+
+    async def until(self, ready: Callable[[], bool], *, again_s: float | None = None) -> None:
+        """Wait until `ready`, asked whenever a group is finished, and every `again_s` besides.
 
         Raises RunFailed, naming who is stuck, when none is finished for `stuck_s`.
         """
-        asked = monotonic()
+        asked = progressed = monotonic()
         try:
             while not ready():
                 self._progress.clear()
-                async with asyncio.timeout(self._stuck_s):
-                    await self._progress.wait()
-        except TimeoutError:
-            raise RunFailed(self._stuck()) from None
+                left_s = inf if self._stuck_s is None else progressed + self._stuck_s - monotonic()
+                if left_s <= 0:
+                    raise RunFailed(self._stuck())
+                wait_s = min(left_s, inf if again_s is None else again_s)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(None if wait_s == inf else wait_s):
+                        await self._progress.wait()
+                        progressed = monotonic()
         finally:
             self._waited_s += monotonic() - asked
 
