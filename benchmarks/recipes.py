@@ -115,7 +115,7 @@ WATCHED: Mapping[str, tuple[str, ...]] = {
     "simpletir": ("masked_rows", "groups", "gate/std_low"),
     "temperature": ("entropy", "zero_variance_groups"),
     "trust_grpo": ("reward/process/tools", "reward_std", "calls"),
-    "ttrl": ("reward_std", "entropy"),
+    "ttrl": ("reward/vote/share", "reward/vote/label", "reward_std", "entropy"),
     "adaptthink": ("calls", "length_correct"),
     "rex_rag": ("n_sequences", "reward/rex/clone", "reward/rex/over"),
     "cure": ("entropy", "zero_variance_groups"),

@@ -73,6 +73,18 @@ async def test_the_majority_of_all_votes_labels_the_trained(world: Any) -> None:
     assert batch.n_sequences == 3
 
 
+async def test_agreement_and_the_labels_truth_are_measured(world: Any) -> None:
+    """Right is what holds `<answer>4</answer>`: two of four votes, so a label that is right."""
+    right = "<answer>4</answer>"
+    for votes, share, label in (
+        ((right, "3", right, "5"), 0.5, 1.0),
+        (("3", "3", "3", right), 0.75, 0.0),
+    ):
+        group, _ = await pool(world, VotePool(group_size=2, votes=4), *votes)
+        for member in group.trajectories:
+            assert (member.rewards["vote/share"], member.rewards["vote/label"]) == (share, label)
+
+
 async def test_fewer_votes_give_another_label(world: Any) -> None:
     """Turned: only the trained ones vote, 3 wins."""
     _, made = await pool(world, VotePool(group_size=3, votes=3), *"373")
