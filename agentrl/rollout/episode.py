@@ -18,13 +18,13 @@ import numpy as np
 
 from agentrl.chat.base import Inline
 from agentrl.chat.opening import open_conversation
-from agentrl.context import Context
-from agentrl.engine.base import Engine, Generation
+from agentrl.context import Context, Unlimited
+from agentrl.engine.base import Engine, Generation, Sampling
 from agentrl.env import Action, Env, Observation, StepResult
 from agentrl.errors import DeadlineExceeded, EngineError, WorldFault
 from agentrl.points import Opening
 from agentrl.rollout.branching import copied, fingerprint, replayed
-from agentrl.rollout.faults import in_time, of_env, told, within
+from agentrl.rollout.faults import of_env, told, within
 from agentrl.rollout.limits import Lease, clip_result
 from agentrl.rollout.parts import Names, Parts
 from agentrl.rollout.recorder import Moment, Recorder
@@ -52,6 +52,9 @@ class _Mark:
     n_played: int
     unreadable: int
 
+
+CLOCK_S = 1e-3
+"""A timer may fire so much early."""
 
 Stage = Literal["new", "setup", "generation", "queue", "step", "plan", "closing"]
 """What an episode is busy with; `plan`: its plan decides what comes next."""
@@ -156,14 +159,11 @@ class LiveEpisode:
         limits = self._parts.limits
         deadline = None if limits.episode_s is None else monotonic() + limits.episode_s
         self._ctx = replace(self._ctx, deadline=deadline, seed=self._seeds.env)
-        async with self._border("setup"):
-            first = await in_time(limits.setup_s, self._first(), "the environment did not start")
+        async with self._border("setup", limits.setup_s):
+            await of_env(self._env.open(self._ctx))
+            first = await of_env(self._env.reset(self._recorder.task, seed=self._seeds.env))
             self._recorder.prompt(*self._prompt(first, opening))
             self._mark()
-
-    async def _first(self) -> Observation:
-        await of_env(self._env.open(self._ctx))
-        return await of_env(self._env.reset(self._recorder.task, seed=self._seeds.env))
 
     def _prompt(
         self, first: Observation, opening: Opening | None
@@ -199,9 +199,10 @@ class LiveEpisode:
         room, full = self._room(writer)
         if room <= 0:
             return self._cut(full)
-        async with self._border("generation"):
+        async with self._border("queue", None) as scope:
             wanted = room if max_tokens is None else min(room, max_tokens)
-            generation = await self._generate(wanted, entropies, tuple(stop), by)
+            sampling = self._sampling(wanted, entropies, stop)
+            generation = await self._generate(sampling, by, scope)
             self._ended = generation.stop == "stop_id"
             paused = generation.stop_text is not None and generation.stop_text in stop
             self._complete = generation.stop != "length" and not paused
@@ -220,33 +221,35 @@ class LiveEpisode:
         )
         return min(rooms, key=lambda room: room[0])
 
-    async def _generate(
-        self, room: int, entropies: bool, stop: tuple[str, ...], by: str | None
-    ) -> Generation:
+    def _sampling(self, room: int, entropies: bool, stop: Sequence[str]) -> Sampling:
+        """The settings of the next part of the turn, which begins with it."""
         parts, recorder = self._parts, self._recorder
-        engine = parts.writer(by)
         if not self._written:
             recorder.n_turns += 1
-        sampling = replace(
+        self._written += 1
+        return replace(
             parts.sampling,
             max_tokens=room,
             stop=(*parts.protocol.stops, *(s for s in stop if s not in parts.protocol.stops)),
             stop_ids=parts.renderer.stop_ids,
-            seed=self._seeds.turn(recorder.n_turns - 1, self._written),
+            seed=self._seeds.turn(recorder.n_turns - 1, self._written - 1),
             entropies=entropies or parts.sampling.entropies,
         )
-        self._written += 1
-        self._enter("queue")
-        async with parts.engine_slots.slot() as waited_s:
-            self._enter("generation")
+
+    async def _generate(
+        self, sampling: Sampling, by: str | None, scope: asyncio.Timeout
+    ) -> Generation:
+        """`scope` is the timer of the border around; the wait for a place has only the episode's."""
+        parts, recorder = self._parts, self._recorder
+        writer = parts.writer(by)
+        slots = parts.engine_slots if by is None else Unlimited()
+        async with slots.slot() as waited_s:
             recorder.queue_s += waited_s
-            started = monotonic()
-            try:
-                async with asyncio.timeout(parts.limits.generate_s):
-                    generation = await engine.generate(recorder.row.token_ids, sampling)
-            except TimeoutError as error:
-                raise EngineError(f"no generation within {parts.limits.generate_s:g} s") from error
-        recorder.generated(generation, sampling.temperature or 1.0, monotonic() - started, by)
+            self._enter("generation")
+            scope.reschedule(self._until(parts.limits.generate_s))
+            generation = await writer.generate(recorder.row.token_ids, sampling)
+        took_s = monotonic() - self._since
+        recorder.generated(generation, sampling.temperature or 1.0, took_s, by)
         if generation.stop == "abort":
             raise EngineError("the engine aborted the request")
         return generation
@@ -275,10 +278,8 @@ class LiveEpisode:
         elif recorder.n_calls + len(action.tool_calls) > limits.max_calls:
             self._end(StopReason.MAX_CALLS)
         else:
-            async with self._border("step"):
-                step = of_env(self._env.step(action))
-                late = "the environment did not answer"
-                self._answered(action, await in_time(limits.step_s, step, late))
+            async with self._border("step", limits.step_s):
+                self._answered(action, await of_env(self._env.step(action)))
         return self._stop is None
 
     def _parsed(self) -> Action:
@@ -391,16 +392,12 @@ class LiveEpisode:
 
     async def _resume(self, *, fresh: bool) -> None:
         """Bind the environment; a fresh one is first brought to where the branch begins."""
-        async with self._border("setup"):
-            limit_s = self._parts.limits.setup_s
-            await in_time(limit_s, self._rebuilt(fresh=fresh), "the branch was not brought there")
-
-    async def _rebuilt(self, *, fresh: bool) -> None:
-        await of_env(self._env.open(self._ctx))
-        if fresh:
-            task, seed = self._recorder.task, self._seeds.env
-            steps = [(played.action, played.answer) for played in self._played]
-            self._recorder.replayed = await replayed(self._env, task, seed, steps)
+        async with self._border("setup", self._parts.limits.setup_s):
+            await of_env(self._env.open(self._ctx))
+            if fresh:
+                task, seed = self._recorder.task, self._seeds.env
+                steps = [(played.action, played.answer) for played in self._played]
+                self._recorder.replayed = await replayed(self._env, task, seed, steps)
 
     def finish(self, stop: StopReason = StopReason.ABORTED) -> Trajectory:
         """See `Episode.finish`."""
@@ -430,28 +427,53 @@ class LiveEpisode:
         self._stop, self._error = stop, error
 
     @asynccontextmanager
-    async def _border(self, stage: Stage) -> AsyncGenerator[None]:
-        """The episode border: deadlines and failures of the world end the episode as data."""
-        deadline = self._ctx.deadline
+    async def _border(self, stage: Stage, limit_s: float | None) -> AsyncGenerator[asyncio.Timeout]:
+        """The episode border: deadlines and failures of the world end the episode as data.
+
+        One timer for the stage and for the episode, whichever comes first.
+        """
         self._enter(stage)
+        scope = asyncio.timeout_at(self._until(limit_s))
         try:
-            async with asyncio.timeout(None if deadline is None else deadline - monotonic()):
-                yield
+            async with scope:
+                yield scope
         except WorldFault as error:
             self._end(StopReason.ERROR, told(error))
-        except TimeoutError:
-            self._out_of_time()
+        except TimeoutError as error:
+            if scope.expired():
+                self._out_of_time()
+            else:  # an environment's own is an EnvFault already
+                self._end(StopReason.ERROR, told(EngineError(f"the engine timed out: {error}")))
         finally:
             self._enter("plan")
 
+    def _until(self, limit_s: float | None) -> float | None:
+        """When a stage that begins now must be over, on the event loop's clock."""
+        deadline, now = self._ctx.deadline, asyncio.get_running_loop().time()
+        if deadline is None:
+            return None if limit_s is None else now + limit_s
+        left_s = deadline - monotonic()
+        return now + (left_s if limit_s is None else min(left_s, limit_s))
+
     def _out_of_time(self) -> None:
-        """A deadline before the first prompt leaves nothing to train on: the world was too slow."""
-        if len(self.row):
+        """The episode's own deadline leaves a trajectory; a stage's is the fault of what was late.
+
+        Before the first prompt there is nothing to train on: the world was too slow.
+        """
+        deadline, limits = self._ctx.deadline, self._parts.limits
+        over = deadline is not None and monotonic() >= deadline - CLOCK_S
+        if over and len(self.row):
             self._end(StopReason.DEADLINE)
             return
-        limit_s = self._parts.limits.episode_s
-        slow = DeadlineExceeded(f"the environment did not start within {limit_s:g} s")
-        self._end(StopReason.ERROR, told(slow))
+        fault: WorldFault
+        if self._stage == "generation":
+            fault = EngineError(f"no generation within {limits.generate_s:g} s")
+        elif self._stage == "step":
+            fault = DeadlineExceeded(f"the environment did not answer within {limits.step_s:g} s")
+        else:
+            limit_s = limits.episode_s if over else limits.setup_s
+            fault = DeadlineExceeded(f"the environment did not start within {limit_s:g} s")
+        self._end(StopReason.ERROR, told(fault))
 
 
 __all__ = ["LiveEpisode", "Played"]

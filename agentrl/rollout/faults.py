@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 from contextlib import suppress
 from typing import TypeVar
 
-from agentrl.errors import AgentRLError, DeadlineExceeded, ModelFault, WorldFault
+from agentrl.errors import AgentRLError, ModelFault, WorldFault
 
 T = TypeVar("T")
 
@@ -28,21 +28,6 @@ async def within(seconds: float, closing: Awaitable[None]) -> None:
             await closing
 
 
-async def in_time(seconds: float, call: Awaitable[T], what: str) -> T:
-    """Await one stage; raises DeadlineExceeded, "`what` within ... s", when it takes longer.
-
-    A TimeoutError of the call's own passes through.
-    """
-    scope = asyncio.timeout(seconds)
-    try:
-        async with scope:
-            return await call
-    except TimeoutError as error:
-        if not scope.expired():
-            raise
-        raise DeadlineExceeded(f"{what} within {seconds:g} s") from error
-
-
 async def of_env(call: Awaitable[T]) -> T:
     """Await a call into the environment; what it raises of its own becomes an EnvFault."""
     try:
@@ -55,4 +40,4 @@ async def of_env(call: Awaitable[T]) -> T:
         raise EnvFault(f"the environment raised {type(error).__name__}: {error}") from error
 
 
-__all__ = ["EnvFault", "in_time", "of_env", "told", "within"]
+__all__ = ["EnvFault", "of_env", "told", "within"]

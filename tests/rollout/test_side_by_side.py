@@ -77,7 +77,7 @@ async def test_a_slow_tool_delays_one_trajectory(world: Any):
 
 async def test_siblings_are_in_order_whatever_arrives_first(world: Any):
     """Later siblings finish sooner."""
-    delays = iter(0.02 * n for n in range(8, 0, -1))
+    delays = iter(0.1 * n for n in range(8, 0, -1))
 
     async def run(code: str) -> str:
         await asyncio.sleep(next(delays))
