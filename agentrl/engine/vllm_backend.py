@@ -57,6 +57,7 @@ class VllmBackend:
         self._staged: dict[str, Tensor] = {}
         self._running: dict[str, _Running] = {}
         """By the id vLLM reports."""
+        self._matchers: dict[tuple[str, ...], StopMatcher] = {}
         self._asleep = False
         self._generated = self._prefilled = self._cached = self._preempted = 0
         self._busy_s = 0.0
@@ -76,11 +77,17 @@ class VllmBackend:
         if request.sampling.stop and not request.scoring:
             if self._settings.tokenizer is None:
                 raise UserError("stop strings need a tokenizer: give the engine one")
-            matcher = StopMatcher(self._settings.tokenizer, request.sampling.stop)
+            matcher = self._matchers.setdefault(
+                request.sampling.stop,
+                StopMatcher(self._settings.tokenizer, request.sampling.stop),
+            )
         # The salt keeps versions apart in the prefix cache, should a reset ever leave one behind.
         version = self.version if self._next_version is None else self._next_version
         prompt = {"prompt_token_ids": request.token_ids.tolist(), "cache_salt": f"v{version}"}
-        internal = self._engine.add_request(str(request.id), prompt, _parameters_of(request))
+        try:
+            internal = self._engine.add_request(str(request.id), prompt, _parameters_of(request))
+        except ValueError as error:  # one bad request is no reason to end the engine
+            raise UserError(f"vLLM refuses the request ({error}): change its settings") from error
         self._running[str(request.id)] = _Running(request, str(internal), matcher)
 
     def abort(self, request_id: int) -> None:

@@ -53,6 +53,13 @@ def parameters_of(folder: Path) -> Parameters:
     return Parameters(frozenset(names), tied)
 
 
+def vocabulary_of(folder: Path) -> int:
+    """Number of ids the saved model knows."""
+    from transformers import AutoConfig
+
+    return int(cast(Any, AutoConfig).from_pretrained(folder).vocab_size)
+
+
 def shared_memory() -> str | None:
     """A folder whose files lie in memory, or None for the system's temporary one."""
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
@@ -72,4 +79,4 @@ def write_tensors(tensors: Mapping[str, Tensor], folder: Path, index: int) -> No
     unfinished.rename(folder / f"model-{index:05d}.safetensors")
 
 
-__all__ = ["Parameters", "parameters_of", "shared_memory", "write_tensors"]
+__all__ = ["Parameters", "parameters_of", "shared_memory", "vocabulary_of", "write_tensors"]

@@ -191,7 +191,7 @@ def connected(served, folders, pieces, tmp_path_factory):
     engine = VllmServerEngine(
         folders["qwen2"],
         tokenizer=pieces,
-        url=f"unix:{served._process.socket}",
+        url=f"unix:{served._link.process.socket}",
         weights_dir=str(tmp_path_factory.mktemp("weights")),
     )
     asyncio.run(engine.open())

@@ -230,7 +230,7 @@ async def test_cancelling_aborts_in_the_server(connected, helpers):
 
 async def test_what_a_foreign_server_cannot_do_is_refused(served, folders, helpers):
     """A server without our extension is played by telling the engine that it has none."""
-    url = f"unix:{served._process.socket}"
+    url = f"unix:{served._link.process.socket}"
     with pytest.raises(UserError, match=r"engine\.kv_cache_mb"):
         await VllmServerEngine(folders["qwen2"], url=url, kv_cache_mb=5).open()
     with pytest.raises(UserError, match="no address"):
@@ -239,7 +239,7 @@ async def test_what_a_foreign_server_cannot_do_is_refused(served, folders, helpe
         await VllmServerEngine(folders["qwen2"], url="unix:/nowhere").open()
     plain = VllmServerEngine(folders["qwen2"], url=url)
     await plain.open()
-    plain._exact = False
+    plain._link.exact = False
     row = helpers.prompt(5)
     with pytest.raises(UserError, match="no exact entropies: start it with --worker-extension"):
         await plain.generate(row, Sampling(1, entropies=True))
@@ -252,7 +252,7 @@ async def test_what_a_foreign_server_cannot_do_is_refused(served, folders, helpe
     with pytest.raises(UserError, match="cannot sleep"):
         await plain.sleep()
     await plain.close()
-    assert await served._client.healthy()  # closing leaves a server at a url alone
+    assert await served._link.client.healthy()  # closing leaves a server at a url alone
 
 
 @pytest.mark.slow
@@ -261,7 +261,7 @@ async def test_a_server_that_cannot_start_says_why_and_leaves_nothing(folders):
     with pytest.raises(EngineError, match="float99"):
         async with asyncio.timeout(100):
             await engine.open()
-    assert engine._process is None
+    assert engine._link.process is None
 
 
 async def test_a_process_that_ends_before_it_answers_says_why_and_one_that_hangs_is_given_up():
@@ -303,7 +303,7 @@ def test_the_server_inherits_what_it_needs_and_no_secret(monkeypatch):
 
 async def test_killing_the_server_fails_every_request_with_the_reason(served, helpers):
     """Last in the file: kill -9 in the middle of streamed and plain requests and a pending update."""
-    group, folder = served._process.group, served._process.folder
+    group, folder = served._link.process.group, served._link.process.folder
     assert len(members(group)) >= 2  # the server and its engine process
     waiting = [
         asyncio.ensure_future(served.generate(helpers.prompt(9, s), Sampling(240, seed=s, stop=t)))

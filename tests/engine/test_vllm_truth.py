@@ -194,6 +194,15 @@ async def test_tokens_in_flight_keep_what_their_own_weights_said(engine, models,
         start += n
 
 
+async def test_what_vllm_refuses_fails_alone(engine, helpers):
+    row = helpers.prompt(9)
+    with pytest.raises(UserError, match="up to 2, not 3"):
+        await engine.generate(row, Sampling(1, temperature=3.0))
+    with pytest.raises(UserError, match=r"vLLM refuses the request .*stop_token_ids"):
+        await engine.generate(row, Sampling(1, stop_ids=(-5,)))
+    assert len((await engine.generate(row, Sampling(2))).token_ids) == 2
+
+
 async def test_sleeping_is_refused_where_it_would_do_nothing(engine, folders):
     with pytest.raises(UserError, match=r"engine\.sleep=true"):
         await engine.sleep()
