@@ -21,7 +21,9 @@ from rollout_world import make_engine, n_tokens, random_model, raw, through_the_
 RESULTS = Path(__file__).parent / "results" / "loop_throughput.json"
 
 
-async def measure(engine_name: str, model: str, episodes: int, in_flight: int, repetitions: int) -> dict:
+async def measure(
+    engine_name: str, model: str, episodes: int, in_flight: int, repetitions: int
+) -> dict:
     """Tokens per second of both sides, one number per repetition."""
     with random_model(model) as folder:
         engine = make_engine(engine_name, folder, in_flight)

@@ -161,7 +161,14 @@ async def play(episode: Episode) -> Trajectory:
 
 
 async def through_the_loop(
-    engine: Engine, folder: Path, *, episodes: int, in_flight: int, turns: int, tool_s: float, seed: int
+    engine: Engine,
+    folder: Path,
+    *,
+    episodes: int,
+    in_flight: int,
+    turns: int,
+    tool_s: float,
+    seed: int,
 ) -> tuple[float, Remembering]:
     """Seconds from the first to the last, and the requests made."""
     remembering, slow = Remembering(engine), slow_tool(tool_s)
