@@ -99,7 +99,7 @@ class CogRethinker:
         )
 
     async def _right(self, stage: Stage, played: Sequence[Trajectory]) -> list[Trajectory]:
-        scores = [await stage.score(t, self._component) for t in played]
+        scores = await stage.scores(played, self._component)
         return [t for t, score in zip(played, scores, strict=True) if score >= 1]
 
     def _retrieved(self, question: str) -> str:

@@ -88,6 +88,15 @@ class Stage:
             "reward function that does to algo.rewards"
         )
 
+    async def scores(
+        self, trajectories: Sequence[Trajectory], component: str = "env"
+    ) -> list[float]:
+        """Early looks side by side, in order. Raises as `score` does."""
+        try:
+            return await in_order([self.score(t, component) for t in trajectories])
+        except* UserError as several:
+            raise several.exceptions[0] from None
+
 
 async def in_order(waiting: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     """All at once, results in the order given whatever the order of arrival."""

@@ -61,16 +61,17 @@ class Guide:
         """k or 2 k trajectories in sibling order."""
         stage = Stage(task, services, ctx)
         played = await in_order([stage.run(i) for i in range(self._k)])
-        scores = [await stage.score(t, self._component) for t in played if t.error is None]
+        scores = await stage.scores([t for t in played if t.error is None], self._component)
         hint = self._hint(task, ctx)
         if not scores or max(scores) >= 1 or hint is None:
             return Group(task, tuple(played), ctx.step)
         opening = asking(self._template.replace("{hint}", hint), ratio_mode="behaviour")
         more = range(self._k, 2 * self._k)
         helped = await in_order([stage.run(i, opening) for i in more])
+        found = await stage.scores(helped, self._component)
         told = [
-            t if t.error else t.scored(**{MEASURED: await stage.score(t, self._component)})
-            for t in helped
+            t if t.error else t.scored(**{MEASURED: score})
+            for t, score in zip(helped, found, strict=True)
         ]
         return Group(task, (*played, *told), ctx.step)
 

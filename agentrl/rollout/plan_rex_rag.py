@@ -6,7 +6,7 @@ the mixture they came from, p = (1 - a) pi_old + a mu with a the share of clones
 
 Deviations: share, failure rate and the number of clones kept are a group's own, not the batch's: a plan
 sees one task. What a small group would keep is rounded by a draw, so that the expected number is the
-paper's.
+paper's. pi_old of what is inserted is the scorer's, at temperature 1.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ class RexRag:
         policy = await self._scored(stage, clones)
         kept = self._best(stage, clones, policy)
         good = [t for t in originals if t.error is None]
-        scores = [await stage.score(t, self._component) for t in good]
+        scores = await stage.scores(good, self._component)
         share = len(kept) / (len(good) + len(kept)) if kept else 0.0
         error = fmean(score < 1 for score in scores) if scores else 1.0
         made = [t if t.error is not None else _original(t, share) for t in originals]

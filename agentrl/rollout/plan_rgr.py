@@ -60,7 +60,7 @@ class Rgr:
         """Always `group_size` trajectories."""
         stage = Stage(task, services, ctx)
         played = await in_order([stage.run(i) for i in range(self._n - 1)])
-        scores = [await stage.score(t, self._component) for t in played]
+        scores = await stage.scores(played, self._component)
         failing = [i for i, t in enumerate(played) if t.error is None and scores[i] < 1]
         if not failing:
             return Group(task, (*played, await stage.run(self._n - 1)), ctx.step)
