@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import subprocess
+import threading
 from typing import Protocol
 
 _STDERR_BYTES = 4000
@@ -75,6 +76,8 @@ class Forked:
     def __init__(self, pidfd: int, pid: int) -> None:
         self._pidfd = pidfd
         self._pid = pid
+        # Who was cancelled while burying has left a thread that still does.
+        self._burying = threading.Lock()
 
     @property
     def pid(self) -> int:
@@ -91,12 +94,12 @@ class Forked:
 
     def bury(self, deadline_s: float) -> str:
         """Wait for its end; it has no words."""
-        if self._pidfd < 0:
-            return ""
-        poll = select.poll()
-        poll.register(self._pidfd, select.POLLIN)
-        if not poll.poll(deadline_s * 1000):
-            self.kill()
-        os.close(self._pidfd)
-        self._pidfd = -1
+        with self._burying:
+            if self._pidfd >= 0:
+                poll = select.poll()
+                poll.register(self._pidfd, select.POLLIN)
+                if not poll.poll(deadline_s * 1000):
+                    self.kill()
+                pidfd, self._pidfd = self._pidfd, -1
+                os.close(pidfd)
         return ""

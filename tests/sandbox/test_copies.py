@@ -28,17 +28,20 @@ LIMITS = SandboxLimits(memory_mb=256, disk_mb=16, output_bytes=20_000)
 
 
 def _levels() -> list[object]:
+    """Where there is `strong`, which is `standard` and cgroups, the latter alone is for `-m slow`."""
     found = probe()
     levels: tuple[IsolationLevel, ...] = ("strong", "standard", "lite")
-    return [
-        pytest.param(
-            level,
-            marks=pytest.mark.skipif(
+    marks = {
+        level: [
+            pytest.mark.skipif(
                 LEVELS.index(found.level) < LEVELS.index(level), reason=found.why_not(level)
-            ),
-        )
+            )
+        ]
         for level in levels
-    ]
+    }
+    if found.level == "strong":
+        marks["standard"].append(pytest.mark.slow)
+    return [pytest.param(level, marks=marks[level]) for level in levels]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=_levels())

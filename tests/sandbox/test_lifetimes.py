@@ -25,7 +25,13 @@ GONE_S = 10.0
 needs_strong = pytest.mark.skipif(
     probe().level != "strong", reason=probe().why_not("strong") or "no memory cgroup"
 )
-LEVELS = [pytest.param("strong", marks=needs_strong), "standard", "lite"]
+# Where there is `strong`, which is `standard` and cgroups, the latter alone is for `-m slow`.
+beside_strong = [pytest.mark.slow] if probe().level == "strong" else []
+LEVELS = [
+    pytest.param("strong", marks=needs_strong),
+    pytest.param("standard", marks=beside_strong),
+    "lite",
+]
 PARENT = """
 import asyncio, os, sys
 from functools import partial
@@ -109,7 +115,7 @@ def _group_parents() -> list[Path]:
     ("level", "copy"),
     [
         pytest.param("strong", "copy", marks=needs_strong),
-        ("standard", "copy"),
+        pytest.param("standard", "copy", marks=beside_strong),
         ("lite", "copy"),
         ("none", "alone"),
     ],
