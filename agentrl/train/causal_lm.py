@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -279,7 +280,7 @@ class CausalLM:
         else:
             reason = "its logits are not those of a plain output layer"
         if reason is not None:
-            _LOG.warning("%s computes shared prefixes row by row: %s", self.path, reason)
+            _tell(self.path, reason)
         return reason
 
     @torch.no_grad()
@@ -291,6 +292,12 @@ class CausalLM:
         logits = self.model(input_ids=ids, use_cache=False).logits
         hidden = self._body()(input_ids=ids, use_cache=False).last_hidden_state
         return torch.allclose(self._head()(hidden), logits, rtol=1e-4, atol=1e-4)
+
+
+@cache
+def _tell(path: str, reason: str) -> None:
+    """Once per process: a critic or a teacher may be the same model again."""
+    _LOG.warning("%s computes shared prefixes row by row: %s", path, reason)
 
 
 def _scattered(values: Tensor, tokens: Tensor, copies: Tensor | None) -> Tensor:
