@@ -293,7 +293,8 @@ class TaskSource(Adaptive, Protocol):
 class RolloutPlan(Protocol):
     """How does one task become a group?
 
-    A plan may be `Adaptive` as well.
+    A plan may be `Adaptive` as well, and declare `roles: ClassVar[frozenset[str]]`: the names under
+    which it looks for partners. A partner that no role is for is refused.
     """
 
     async def collect(self, task: Task, services: Services, ctx: Ctx) -> Group:

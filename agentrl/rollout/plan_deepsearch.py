@@ -4,7 +4,8 @@ Round by round: the best node of the whole frontier (first the root) is expanded
 of at most `node_tokens` tokens, then the best child by UCT, and so on, until a child ends. One of
 the ended children is backed up. A turn that is complete is acted upon within its node, so a tool's
 answer closes the node that called it. The search stops at `group_size` ended trajectories; a round
-may end more: those backed up come first, then the earliest.
+may end more: those backed up come first, then the earliest. All branches share their root's deadline
+(`env.episode_s`): a path that it cuts counts as incomplete.
 
 The group's `token_rewards` are the values; advantage `deepsearch` subtracts the siblings' mean score
 from them (give it scores of +1 and -1: shaper `outcome` with `wrong: -1`).

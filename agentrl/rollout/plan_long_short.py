@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
 from agentrl.errors import UserError
 from agentrl.points import Ctx, Episode, Services
-from agentrl.rollout.roles import ALTERNATE, partner_of, trained_role
+from agentrl.rollout.roles import partner_of, refuse_partner, trained_role
 from agentrl.rollout.siblings import side_by_side
 from agentrl.trajectory import Group, Trajectory
 from agentrl.types import Task
@@ -62,6 +62,8 @@ class _Chain:
 class LongShort:
     """Siblings whose turns two roles write in alternation."""
 
+    roles: ClassVar = frozenset(ROLES)
+
     def __init__(
         self,
         *,
@@ -92,16 +94,14 @@ class LongShort:
 
     def _writers(self, services: Services, ctx: Ctx) -> dict[Role, str | None]:
         """Role -> the partner that writes for it; None where the policy does and is trained."""
+        for role in ROLES:
+            if self._trained in ("both", role):
+                refuse_partner(role, services, self._trained)
         if self._trained == "both":
             return {"long": None, "short": None}
         mine = trained_role(self._trained, ROLES, ctx.step)
-        writers: dict[Role, str | None] = {}
-        for role in ROLES:
-            partner = None
-            if role != mine or self._trained == ALTERNATE:
-                partner = partner_of(role, services, self._trained)
-            writers[role] = None if role == mine else partner
-        return writers
+        partners = {role: partner_of(role, services, self._trained) for role in ROLES}
+        return {role: None if role == mine else partners[role] for role in ROLES}
 
     async def _chained(self, episode: Episode, writers: dict[Role, str | None]) -> Trajectory:
         chain = _Chain()

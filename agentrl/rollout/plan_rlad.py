@@ -19,11 +19,11 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean
-from typing import Final, Literal, NamedTuple
+from typing import ClassVar, Final, Literal, NamedTuple
 
 from agentrl.errors import UserError
 from agentrl.points import Ctx, Opening, Services
-from agentrl.rollout.roles import partner_of, trained_role
+from agentrl.rollout.roles import ALTERNATE, partner_of, refuse_partner, trained_role
 from agentrl.rollout.siblings import appended, played_again, sampled, side_by_side, written_by
 from agentrl.trajectory import Group, StopReason, Trajectory
 from agentrl.types import Message, Task
@@ -46,6 +46,8 @@ class Proposal(NamedTuple):
 
 class Rlad:
     """Abstractions and solutions of one task, one of the two trained."""
+
+    roles: ClassVar = frozenset((*ROLES, "reader"))
 
     def __init__(
         self,
@@ -73,6 +75,8 @@ class Rlad:
 
     async def collect(self, task: Task, services: Services, ctx: Ctx) -> Group:
         """`group_size` members of the trained role, in sibling order."""
+        if self._trained != ALTERNATE:
+            refuse_partner(self._trained, services, self._trained)
         partners = {role: partner_of(role, services, self._trained) for role in ROLES}
         partners["reader"] = partner_of("reader", services, "")
         one = _Exchange(self, task, services, ctx, partners)

@@ -18,15 +18,16 @@ no members of the group.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
 from agentrl.errors import UserError
 from agentrl.points import Ctx, Opening, Services
-from agentrl.rollout.roles import partner_of, trained_role
+from agentrl.rollout.roles import ALTERNATE, partner_of, refuse_partner, trained_role
 from agentrl.rollout.siblings import side_by_side, written_by
 from agentrl.seeds import derive
 from agentrl.trajectory import Group, StopReason, Trajectory
@@ -73,6 +74,8 @@ class Puzzle:
 class Spc:
     """Critics, or sneaky generators, of one step of one solved task."""
 
+    roles: ClassVar = frozenset((*ROLES, "solver"))
+
     def __init__(
         self,
         *,
@@ -97,6 +100,8 @@ class Spc:
 
     async def collect(self, task: Task, services: Services, ctx: Ctx) -> Group:
         """`group_size` members of the trained role, in sibling order; attempts when none solved it."""
+        if self._trained != ALTERNATE:
+            refuse_partner(self._trained, services, self._trained)
         partners = {role: partner_of(role, services, self._trained) for role in ROLES}
         partners["solver"] = partner_of("solver", services, "")
         game = _Game(task, services, ctx, partners, self._tokens)
@@ -128,21 +133,23 @@ class Spc:
     async def _sneaks(self, game: _Game, puzzle: Puzzle) -> tuple[Trajectory, ...]:
         n, first = self._group_size, HELPERS + self._attempts
         members, texts = await game.asked(range(n), SNEAK, [puzzle] * n, None)
-        paid: list[Trajectory] = []
-        for i, (member, text) in enumerate(zip(members, texts, strict=True)):
-            wrong = replace(puzzle, step=text)
-            own = first + i * (2 * self._completions + 1)
+
+        async def paid(member: Trajectory, text: str) -> Trajectory:
             if member.error is not None:
-                paid.append(member)
-            elif not await self._breaks(game, puzzle, wrong, own):
-                paid.append(replace(_won(member, False), excluded="harmless"))
-            else:
-                critic = game.partners["critic"]
-                number = own + 2 * self._completions
-                (judged,), (said,) = await game.asked([number], JUDGE, [wrong], critic)
-                caught = judged.error is None and verdict(said) is False
-                paid.append(_won(member, not caught))
-        return tuple(paid)
+                return member
+            wrong = replace(puzzle, step=text)
+            own = first + member.sibling * (2 * self._completions + 1)
+            if not await self._breaks(game, puzzle, wrong, own):
+                return replace(_won(member, False), excluded="harmless")
+            number, critic = own + 2 * self._completions, game.partners["critic"]
+            (judged,), (said,) = await game.asked([number], JUDGE, [wrong], critic)
+            caught = judged.error is None and verdict(said) is False
+            return _won(member, not caught)
+
+        async with asyncio.TaskGroup() as group:
+            pairs = zip(members, texts, strict=True)
+            running = [group.create_task(paid(member, text)) for member, text in pairs]
+        return tuple(task.result() for task in running)
 
     async def _breaks(self, game: _Game, puzzle: Puzzle, wrong: Puzzle, first: int) -> bool:
         """Whether going on from the rewritten step succeeds less often, by `drop`."""

@@ -13,7 +13,7 @@ from collections import Counter
 from typing import Final, Literal
 
 from agentrl.errors import UserError, WorldFault
-from agentrl.points import Ctx, Episode, Judge, Services
+from agentrl.points import Ctx, Episode, Judge, Need, Services
 from agentrl.rollout.siblings import side_by_side
 from agentrl.rollout.watch_rules import looping, reconsidered
 from agentrl.trajectory import Group, Trajectory
@@ -54,6 +54,7 @@ class Watched:
         self._group_size, self._every, self._closing = group_size, every, closing
         self._repeats, self._min_chars, self._agree = repeats, min_chars, agree
         self._judge = judge
+        self.needs: frozenset[Need] = frozenset({"judge"}) if judge else frozenset()
 
     async def collect(self, task: Task, services: Services, ctx: Ctx) -> Group:
         """`group_size` watched episodes in sibling order."""

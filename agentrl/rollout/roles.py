@@ -19,6 +19,15 @@ def trained_role(trained: str, roles: Sequence[str], step: int) -> str:
     return roles[step % len(roles)] if trained == ALTERNATE else trained
 
 
+def refuse_partner(role: str, services: Services, trained: str) -> None:
+    """Raise UserError when a partner is named for a role that the policy itself plays throughout."""
+    if role in services.partners:
+        raise UserError(
+            f"rollout.partners.{role} would do nothing, as rollout.plan.trained={trained} has the "
+            "policy play that role; leave it out, or train another one"
+        )
+
+
 def partner_of(role: str, services: Services, trained: str) -> str:
     """Who writes for an untrained role: the configured partner of its name, else the policy.
 
@@ -36,4 +45,4 @@ def partner_of(role: str, services: Services, trained: str) -> str:
     return role
 
 
-__all__ = ["ALTERNATE", "POLICY", "partner_of", "trained_role"]
+__all__ = ["ALTERNATE", "POLICY", "partner_of", "refuse_partner", "trained_role"]

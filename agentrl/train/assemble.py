@@ -21,7 +21,7 @@ from agentrl.seeds import derive
 from agentrl.train import boundary, loop, setup
 from agentrl.train.alarms import Alarms, watched
 from agentrl.train.collect import Method
-from agentrl.train.demands import check_demands
+from agentrl.train.demands import check_demands, check_partners
 from agentrl.train.demos import demonstrations
 from agentrl.train.exam import Exam
 from agentrl.train.feed import Overlap
@@ -66,6 +66,7 @@ def assemble(
     if isinstance(method.plan, Adaptive) and found is not None:
         method.plan.restore(state.plan)
     check_demands(config, env, called(update, method))
+    check_partners(config, method.plan)
     tasks = setup.eval_tasks(config, env) if config.eval.every else ()
     example = tasks or setup.eval_tasks(setup.with_tasks(config, 1), env)
     prompt = chat.tokenizer.encode(example[0].question)

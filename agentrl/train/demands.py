@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from agentrl.config import RunConfig
 from agentrl.env import Env, Expert
 from agentrl.errors import UserError
-from agentrl.points import Need, needs_of
+from agentrl.points import Need, RolloutPlan, needs_of
 
 REMEDY: Mapping[Need, str] = {
     "reference": "learner.reference=true",
@@ -54,6 +54,18 @@ def provides(config: RunConfig, env: Env) -> frozenset[Need]:
     return frozenset(need for need, there in found.items() if there)
 
 
+def check_partners(config: RunConfig, plan: RolloutPlan) -> None:
+    """Raise UserError for a partner that the plan has no role for."""
+    roles: frozenset[str] = getattr(plan, "roles", frozenset())
+    for role in config.rollout.partners:
+        if role not in roles:
+            known = ", ".join(sorted(roles)) or "none"
+            raise UserError(
+                f"rollout.partners.{role} would do nothing: rollout.plan={config.rollout.plan.name} has "
+                f"no role of that name (its roles: {known})"
+            )
+
+
 def _check_pairs(config: RunConfig, plugins: Iterable[object]) -> None:
     """Settings that are each right and wrong together."""
     algo = config.algo
@@ -69,4 +81,4 @@ def _check_pairs(config: RunConfig, plugins: Iterable[object]) -> None:
         raise UserError("algo.demos.lr needs algo.demos.queue=<tasks that trigger a step>")
 
 
-__all__ = ["REMEDY", "check_demands", "provides"]
+__all__ = ["REMEDY", "check_demands", "check_partners", "provides"]

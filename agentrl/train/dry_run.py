@@ -19,7 +19,7 @@ from agentrl.rollout.parts import Names, Parts
 from agentrl.train import setup
 from agentrl.train.assemble import called, make_method, make_overlap, make_update
 from agentrl.train.collect import Method, score, shape
-from agentrl.train.demands import check_demands
+from agentrl.train.demands import check_demands, check_partners
 from agentrl.train.loop import open_parts
 from agentrl.trajectory import Group, Trajectory
 from agentrl.transcript import Origin
@@ -74,6 +74,7 @@ def dry_run(config: RunConfig) -> DryRun:
     parts = setup.make_parts(config, chat, make_env, engine, config.rollout.temperature)
     method = make_method(config, setup.train_source(config, env), parts)
     check_demands(config, env, called(update, method))
+    check_partners(config, method.plan)
     if not tasks:
         return DryRun(memory_mb=memory(config, path), notes=notes)
     played = asyncio.run(_play(tasks[0], parts, config.seed, method))

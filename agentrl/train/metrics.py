@@ -145,7 +145,7 @@ def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
         "excluded": _share([t.excluded is not None for t in scored]),
         "errors": 1.0 - len(scored) / len(everyone),
         "zero_variance_groups": _share([_flat(group) for group in groups]),
-        "reward_std": fmean(reward_std(group) for group in groups if group.scored),
+        "reward_std": _spread(groups),
         "tool_s": fmean(t.timings.tool_s for t in scored),
         "queue_s": fmean(t.timings.queue_s for t in scored),
     }
@@ -173,6 +173,12 @@ def _stops(scored: Sequence[Trajectory]) -> dict[str, float]:
         for reason in StopReason
         if any(t.stop is reason for t in scored)
     }
+
+
+def _spread(groups: Sequence[Group]) -> float:
+    """Mean deviation of the groups' rewards, as gates see it: without members that stand aside."""
+    counted = [group.counted for group in groups if group.counted.scored]
+    return fmean(reward_std(group) for group in counted) if counted else 0.0
 
 
 def _flat(group: Group) -> bool:

@@ -11,9 +11,11 @@ import agentrl
 from agentrl.compose import compose
 from agentrl.engine.scripted import ScriptedEngine
 from agentrl.errors import UserError
+from agentrl.plugins import build
 from agentrl.points import Ctx
 from agentrl.rollout.loop import Episodes
 from agentrl.train import setup
+from agentrl.train.demands import check_partners
 from agentrl.trajectory_json import from_line, to_line
 from agentrl.transcript import Origin
 
@@ -78,3 +80,42 @@ def test_partners_come_from_the_configuration(tmp_path: Path) -> None:
     assert isinstance(made["long"], ScriptedEngine)
     with pytest.raises(UserError, match="another name"):
         partners("rollout.partners.self.model=nano")
+
+
+class Foreign:
+    """A tokenizer of one id more."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner, self.vocab_size = inner, inner.vocab_size + 1
+
+    def encode(self, text: str) -> list[int]:
+        return self.inner.encode(text)
+
+
+def test_a_partner_of_another_vocabulary_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, loaded = setup.load_tokenizer, list[str]()
+
+    def second_time(path: str) -> Any:
+        loaded.append(path)
+        return real(path) if len(loaded) == 1 else Foreign(real(path))
+
+    monkeypatch.setattr(setup, "load_tokenizer", second_time)
+    with pytest.raises(UserError, match="another vocabulary"):
+        partners("rollout.partners.short.model=nano")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("rollout.plan.name=long_short",), "no role of that name"),
+        (("rollout.plan.name=sample",), "its roles: none"),
+    ],
+)
+def test_a_partner_without_a_role_is_refused(words: tuple[str, ...], message: str) -> None:
+    config = compose(["env=retool_math", *words, "rollout.partners.medium.name=self"])
+    plan = build("plan", config.rollout.plan, group_size=2)
+    with pytest.raises(UserError, match=message):
+        check_partners(config, plan)
+    if config.rollout.plan.name == "long_short":
+        fits = compose(["env=retool_math", *words, "rollout.partners.short.name=self"])
+        check_partners(fits, plan)

@@ -101,6 +101,10 @@ async def test_roles_take_turns_by_step(world: Any) -> None:
     frozen = writing(world)
     with pytest.raises(UserError, match="frozen"):
         await chains(world, plan, writing(world), short=frozen)
+    for trained in ("both", "short"):
+        plan = LongShort(group_size=1, trained=trained)  # type: ignore[arg-type]
+        with pytest.raises(UserError, match="would do nothing"):
+            await chains(world, plan, writing(world), short=frozen)
 
 
 async def test_exchanges_and_pieces_are_bounded(world: Any) -> None:

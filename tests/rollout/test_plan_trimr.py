@@ -9,7 +9,7 @@ import pytest
 from agentrl.engine.base import Sampling
 from agentrl.engine.scripted import Reply
 from agentrl.errors import EngineError, UserError, WorldFault
-from agentrl.points import Ctx, Services
+from agentrl.points import Ctx, Services, needs_of
 from agentrl.rollout.loop import Episodes
 from agentrl.rollout.plan_trimr import Watched
 from agentrl.rollout.watch_rules import looping, reconsidered, result, thoughts
@@ -137,6 +137,8 @@ async def test_the_judge_may_say_so(world: Any) -> None:
     one = await watched(world, plan(judge=True), text, "<answer>4</answer>!", judge=judge)
     assert (one.rewards["trimr/judge"], one.rewards["env"]) == (1.0, 1.0)
     assert judge.texts[0].endswith(text[:8])
+    assert needs_of(plan(judge=True)) == {"judge"}
+    assert not needs_of(plan())
     with pytest.raises(UserError, match="there is none"):
         await watched(world, plan(judge=True), text)
 
