@@ -98,6 +98,8 @@ class PoolStatistics:
     """Sessions closed because nobody used them for too long."""
     copies: int = 0
     """Of the open sessions, those made by `fork`: they take no slot, so that forking never waits."""
+    capacity: int = 0
+    """Sessions that may be leased at once, copies aside; 0 is not known."""
 
 
 @runtime_checkable

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import log
 from statistics import fmean
 
@@ -17,6 +17,7 @@ from agentrl.engine.base import Generation
 from agentrl.errors import UserError
 from agentrl.points import Ctx, Episode, Services
 from agentrl.rollout.branch_rules import BranchRule
+from agentrl.rollout.grove import Grove
 from agentrl.rollout.places import Places
 from agentrl.rollout.siblings import side_by_side
 from agentrl.seeds import derive
@@ -37,10 +38,13 @@ class TreeShape:
     """For ln V; needed where the rule reads entropies."""
     record: bool = False
     """Record entropies of every turn, those that no rule reads included."""
+    grove: Grove = field(init=False)
+    """Bounds the trees of this shape that grow at once."""
 
     def __post_init__(self) -> None:
         if self.copies < 1:
             raise UserError(f"rollout.plan.copies is at least 1, not {self.copies}")
+        object.__setattr__(self, "grove", Grove(self.size))
 
     @property
     def asks(self) -> bool:
@@ -97,9 +101,11 @@ class Tree:
         """
         self._done = {t.sibling: t for t in done}
         if len(self._roots):
-            async with self._services.episodes.live(
-                self._task, self._roots.start, self._ctx
-            ) as first:
+            episodes, root = self._services.episodes, self._roots.start
+            async with (
+                self._shape.grove.place(self._services.sandbox),
+                episodes.live(self._task, root, self._ctx) as first,
+            ):
                 await self._grow(first)
         members = dict(sorted(self._done.items()))
         for sibling in [s for s, t in members.items() if t.error is not None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import re
 from collections.abc import AsyncIterator
@@ -13,10 +14,11 @@ import pytest_asyncio
 
 from agentrl.engine.base import Sampling
 from agentrl.engine.scripted import Reply
-from agentrl.errors import SandboxUnavailable
+from agentrl.errors import SandboxUnavailable, UserError
 from agentrl.points import Ctx, Services
 from agentrl.registry import resolve
 from agentrl.rollout.loop import Episodes
+from agentrl.rollout.parts import Names
 from agentrl.rollout.plan_arpo import Arpo
 from agentrl.sandbox import SandboxPool
 from agentrl.transcript import Origin
@@ -91,3 +93,41 @@ async def test_siblings_never_see_each_others_state(world: Any, local_pool: Sand
         shared = t.rows[0].fork(t.fork_tokens or 0).segments
         answered = sum(segment.origin is Origin.OBSERVATION for segment in shared)
         assert t.n_executed == 4 - answered
+
+
+async def test_trees_share_few_sandboxes_without_waiting_for_each_other(world: Any) -> None:
+    """2 trees of 4 paths and 4 sandboxes: one tree at a time.
+
+    The first root of each writes slowly. Together, the other roots would take all 4 sandboxes and
+    then wait, before they branch, for the first ones, which would find none left.
+    """
+    pool = resolve("sandbox", "local")(max_sessions=4, wait_s=30.0)
+    tasks = [Task(name, "1", "1", {"family": "none"}) for name in "ab"]
+    slow = {Names.of(3, task, CTX).seeds(0).turn(0) for task in tasks}
+    engine = diarist(world)
+    generate = engine.generate
+
+    async def slowly(token_ids: Any, sampling: Sampling) -> Any:
+        if sampling.seed in slow:
+            await asyncio.sleep(0.5)
+        return await generate(token_ids, sampling)
+
+    engine.generate = slowly
+    try:
+        await pool.open()
+    except SandboxUnavailable as error:
+        pytest.skip(f"no sandbox here: {error}")
+    try:
+        parts = world.parts(
+            engine, lambda: RetoolMath(style="terse"), pool=pool, observation_tokens=4000
+        )
+        services = Services(Episodes(parts, seed=3), sandbox=pool)
+        plan = Arpo(group_size=4, initial=3, renderer=world.renderer)
+        async with asyncio.TaskGroup() as running:
+            groups = [running.create_task(plan.collect(t, services, CTX)) for t in tasks]
+        assert [t.error for g in groups for t in g.result().trajectories] == [None] * 8
+        assert pool.statistics().refused == 0
+        with pytest.raises(UserError, match=r"there are 4; set sandbox\.max_sessions to 5 or more"):
+            await Arpo(group_size=5, renderer=world.renderer).collect(tasks[0], services, CTX)
+    finally:
+        await pool.close()
