@@ -4,9 +4,9 @@ An original that ended wrong is cloned with some probability: its answer is stri
 doubts it is inserted, and the policy goes on from there. Originals pi and clones mu are trained under
 the mixture they came from, p = (1 - a) pi_old + a mu with a the share of clones (section 3.3).
 
-Deviations: share, failure rate and the number of clones kept are a group's own, not the batch's: a plan
-sees one task. What a small group would keep is rounded by a draw, so that the expected number is the
-paper's. pi_old of what is inserted is the scorer's, at temperature 1.
+Deviations: a plan sees one task, so share and failure rate are those of the last step's batch, in the
+first step the group's own. What a small group would keep is rounded by a draw, so that the expected
+number is the paper's. pi_old of what is inserted is the scorer's, at temperature 1.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 from statistics import fmean
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import numpy as np
 
@@ -35,6 +35,16 @@ REOPENED = "rex/reopened"
 """Measurement of a cloned original: whether its clone, kept or not, was right."""
 EWM = 0.1
 """Weight of the newest step in the moving accuracy of clones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a step's batch was, for the next one."""
+
+    share: float
+    """Kept clones over all."""
+    error: float
+    """Failed originals over originals."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +99,8 @@ class RexRag:
         self._answer, self._max_turns, self._component = answer, max_turns, component
         self._ratio: float | None = None
         """Moving accuracy of past clones; None before the first."""
+        self._last: Batch | None = None
+        """The last step's; None before the first."""
 
     async def collect(self, task: Task, services: Services, ctx: Ctx) -> Group:
         """Originals in sibling order, then the kept clones in theirs."""
@@ -158,8 +170,14 @@ class RexRag:
         kept = self._best(stage, clones, policy)
         good = [t for t in originals if t.error is None]
         scores = await stage.scores(good, self._component)
-        share = len(kept) / (len(good) + len(kept)) if kept else 0.0
-        error = fmean(score < 1 for score in scores) if scores else 1.0
+        own = Batch(
+            len(kept) / (len(good) + len(kept)) if kept else 0.0,
+            fmean(score < 1 for score in scores) if scores else 1.0,
+        )
+        known = own if self._last is None else self._last
+        # A step without clones, or without a failure, says nothing of what a clone is worth now.
+        share = known.share or own.share
+        error = known.error or own.error
         made = [t if t.error is not None else _original(t, share) for t in originals]
         return made + [_clone(clones[i], policy[i], share, error) for i in kept]
 
@@ -189,21 +207,28 @@ class RexRag:
         return sorted(ranked[:keep])
 
     def observe(self, groups: Sequence[Group], ctx: Ctx) -> None:
-        """Take the accuracy of the step's clones into the moving one."""
-        members = [t for group in groups for t in group.trajectories]
+        """Take the accuracy of the step's clones into the moving one, and what the batch was."""
+        members = [t for group in groups for t in group.scored if "rex/clone" in t.rewards]
+        originals = [t for t in members if not t.rewards["rex/clone"]]
+        if originals:
+            failed = fmean(t.rewards.get(self._component, 0.0) < 1 for t in originals)
+            self._last = Batch(1 - len(originals) / len(members), failed)
         found = [t.rewards[REOPENED] for t in members if REOPENED in t.rewards]
         if found:
             now = fmean(found)
             self._ratio = now if self._ratio is None else moving(self._ratio, now)
 
     def state(self) -> Mapping[str, JsonValue]:
-        """The moving accuracy."""
-        return {"ratio": self._ratio}
+        """The moving accuracy and the last batch."""
+        last = None if self._last is None else [self._last.share, self._last.error]
+        return {"ratio": self._ratio, "last": last}
 
     def restore(self, state: Mapping[str, JsonValue]) -> None:
         """Go on from `state`."""
         ratio = state["ratio"]
         self._ratio = float(ratio) if isinstance(ratio, (int, float)) else None
+        last = cast("Sequence[float] | None", state["last"])
+        self._last = None if last is None else Batch(*last)
 
 
 def moving(before: float, now: float) -> float:

@@ -152,10 +152,10 @@ async def test_a_mixture_above_one_is_counted(world: Any, served: Any) -> None:
 
 async def test_the_likeliest_clones_are_kept_by_past_accuracy(world: Any, served: Any) -> None:
     made = plan(world)
-    made.restore({"ratio": 0.5})
+    made.restore({"ratio": 0.5, "last": None})
     group = await collected(world, served, made, Likes(-3.0, -1.0, -2.0, -4.0))
     assert [t.sibling for t in group.trajectories] == [0, 1, 2, 3, 5, 6]
-    made.restore({"ratio": 0.25})
+    made.restore({"ratio": 0.25, "last": None})
     group = await collected(world, served, made, Likes(-3.0, -1.0, -2.0, -4.0))
     assert [t.sibling for t in group.trajectories] == [0, 1, 2, 3, 5]
 
@@ -163,7 +163,7 @@ async def test_the_likeliest_clones_are_kept_by_past_accuracy(world: Any, served
 async def test_the_ratio_follows_all_clones_of_a_step(world: Any, served: Any) -> None:
     """.2 of the clones are right, then .4: .22 is what the next step keeps; dropped ones count."""
     made = plan(world, group_size=5)
-    assert made.state() == {"ratio": None}
+    assert made.state() == {"ratio": None, "last": None}
     for step, right in ((3, 1), (4, 2)):
         answers = iter(["<answer>4</answer>"] * right + ["<answer>6</answer>"] * (5 - right))
 
@@ -174,10 +174,29 @@ async def test_the_ratio_follows_all_clones_of_a_step(world: Any, served: Any) -
             world, served, made, ctx=Ctx(step=step, total_steps=9, seed=1), turn=some
         )
         made.observe([group], CTX)
-    assert made.state() == {"ratio": pytest.approx(0.22)}
+    assert made.state()["ratio"] == pytest.approx(0.22)
     again = plan(world)
     again.restore(made.state())
     assert again.state() == made.state()
+
+
+async def test_the_mixture_is_the_last_batchs(world: Any, served: Any) -> None:
+    """4 originals, 4 clones and 4 right originals: a = 4/12, err = 1/2; also where no clone is."""
+    made = plan(world)
+    one = await collected(world, served, made)
+    right = await collected(world, served, made, turn=lambda *_: "<answer>4</answer>")
+    made.observe([one, right], CTX)
+    assert made.state()["last"] == pytest.approx([1 / 3, 1 / 2])
+    made.restore({"ratio": None, "last": [1 / 3, 1 / 2]})
+    again = await collected(world, served, made, turn=lambda *_: "<answer>4</answer>")
+    before, after = right.trajectories[0].rows[0], again.trajectories[0].rows[0]
+    kept = after.mask
+    assert after.logprobs[kept] == pytest.approx(before.logprobs[kept] + math.log(2 / 3), abs=1e-5)
+    clone = (await collected(world, served, made)).trajectories[4].rows[0]
+    at = len(clone.segments[0])
+    pi = math.exp(-0.1 - 0.05 * (at % 7))
+    wanted = min(1.0, 2 / 3 * pi + 1 / 3 * pi / 0.5**0.5)
+    assert math.exp(clone.logprobs[at]) == pytest.approx(wanted, abs=1e-5)
 
 
 async def test_a_right_original_is_left_alone(world: Any, served: Any) -> None:
