@@ -257,7 +257,8 @@ async def _report(
     stop: RunFailed | None = None
     try:
         await feed.settled()
-        metrics["probe_gap"] = await run.sync()
+        async with run.overlap.busy:
+            metrics["probe_gap"] = await run.sync()
         metrics["time_s"] = monotonic() - started
         metrics |= feed.metrics()
         found = await _examine(run, state)
@@ -275,7 +276,11 @@ async def _report(
             for warning in warnings:
                 sink.note(warning)
     if best or state.step % run.checkpoint_every == 0 or state.step == run.total_steps:
-        _save(run, state, best=best)
+        if run.overlap.mode == "sync":
+            _save(run, state, best=best)
+        else:
+            async with run.overlap.busy:
+                await off_loop(partial(_save, run, state, best=best))
     if stop is not None:
         raise stop
 

@@ -350,6 +350,22 @@ async def test_tools_are_waited_for_while_the_learner_computes(
     assert sum(during) > 0
 
 
+@pytest.mark.parametrize("mode", MODES)
+async def test_checkpoints_are_written_beside_the_episodes(made: Callable[..., Made], mode: str):
+    run = made(train={"mode": mode, "steps": 2, "checkpoint_every": 1})
+    threads: list[str] = []
+    save = run.run.save
+
+    def told(state: loop.State, best: bool) -> None:
+        threads.append(threading.current_thread().name)
+        save(state, best)
+
+    await run.train(save=told)
+    main = threading.current_thread().name
+    assert threads == [main if mode == "sync" else "learner"] * 2
+    assert run.saved == 2
+
+
 def test_correction_is_on_by_default_where_it_is_needed(dice: Dice):
     """TIS at token level under the overlapped modes; what the user says stands; sync is as it was."""
     assert dice().algo.offpolicy.level == "off"
