@@ -16,7 +16,7 @@ from agentrl.engine.base import Bucket, EngineStatistics, Generation, StopKind
 from agentrl.engine.rows import Request
 from agentrl.engine.stops import StopMatcher
 from agentrl.engine.vllm_files import parameters_of, shared_memory, write_tensors
-from agentrl.engine.vllm_start import VllmSettings, check_temperature, start
+from agentrl.engine.vllm_start import VllmSettings, check_temperature, refusals, start
 from agentrl.engine.vllm_worker import WANTS_ENTROPIES, entropy_of_rank
 from agentrl.engine.worker import Finished
 from agentrl.errors import EngineError, UserError
@@ -49,6 +49,7 @@ class VllmBackend:
         self._parameters = parameters_of(folder)
         self._settings = settings
         self._engine = start(settings, folder)
+        self._refusals = refusals()
         self.max_context: int = self._engine.vllm_config.model_config.max_model_len
         self._vocab: int = self._engine.vllm_config.model_config.get_vocab_size()
         self._scheduler: Any = self._engine.engine_core.engine_core.scheduler
@@ -86,7 +87,7 @@ class VllmBackend:
         prompt = {"prompt_token_ids": request.token_ids.tolist(), "cache_salt": f"v{version}"}
         try:
             internal = self._engine.add_request(str(request.id), prompt, _parameters_of(request))
-        except ValueError as error:  # one bad request is no reason to end the engine
+        except self._refusals as error:  # one bad request is no reason to end the engine
             raise UserError(f"vLLM refuses the request ({error}): change its settings") from error
         self._running[str(request.id)] = _Running(request, str(internal), matcher)
 

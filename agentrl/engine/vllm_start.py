@@ -79,6 +79,13 @@ def check_temperature(sampling: Sampling) -> None:
         )
 
 
+def refusals() -> tuple[type[Exception], ...]:
+    """What vLLM raises for a request that it will not take; vLLM must be imported already."""
+    from vllm.exceptions import VLLMClientError
+
+    return ValueError, cast("type[Exception]", VLLMClientError)
+
+
 def start(settings: VllmSettings, folder: Path) -> Any:  # vllm.v1.engine.llm_engine.LLMEngine
     """Load the model, with the worker extension installed.
 
