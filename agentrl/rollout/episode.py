@@ -75,6 +75,7 @@ class LiveEpisode:
         self._parts, self._names, self._recorder = parts, names, recorder
         self._env, self._lease = env, lease
         self._seeds = names.seeds(recorder.sibling)
+        recorder.seed = self._seeds.sampling
         self._ctx = Context(lease_sandbox=lease.get, tool_limiter=parts.tool_slots)
         self._branches: list[LiveEpisode] = []
         self._played: list[Played] = []
@@ -95,8 +96,7 @@ class LiveEpisode:
         cls, task: Task, parts: Parts, names: Names, sibling: int, *, demo: bool = False
     ) -> LiveEpisode:
         """One that has not started yet."""
-        seed = names.seeds(sibling).sampling
-        recorder = Recorder(task, names.uid(sibling), sibling, seed, demo=demo)
+        recorder = Recorder(task, names.uid(sibling), sibling, demo=demo)
         return cls(parts, names, recorder, parts.make_env(), Lease(parts.pool))
 
     @property
@@ -376,10 +376,7 @@ class LiveEpisode:
         self, sibling: int, at: int, marks: Sequence[_Mark], env: Env, lease: Lease
     ) -> LiveEpisode:
         mark = marks[-1]
-        seed = self._names.seeds(sibling).sampling
-        recorder = self._recorder.branch(
-            self._names.uid(sibling), sibling, seed, at, since=mark.moment
-        )
+        recorder = self._recorder.branch(self._names.uid(sibling), sibling, at, since=mark.moment)
         branch = LiveEpisode(self._parts, self._names, recorder, env, lease)
         branch._ctx = replace(branch._ctx, deadline=self._ctx.deadline, seed=self._seeds.env)
         branch._played = self._played[: mark.n_played]
@@ -415,7 +412,8 @@ class LiveEpisode:
         try:
             await within(close_s, of_env(self._env.close()))
         finally:
-            await within(close_s, self._lease.close())
+            if self._lease.held:
+                await within(close_s, self._lease.close())
 
     def _cut(self, stop: StopReason) -> None:
         """End in the middle of a turn; what was written of it stays in the conversation."""

@@ -52,6 +52,11 @@ class Lease:
         self._lock = asyncio.Lock()
         self._sandbox: Sandbox | None = None
 
+    @property
+    def held(self) -> bool:
+        """There is a sandbox to give back, or one is being taken."""
+        return self._sandbox is not None or self._lock.locked()
+
     async def get(self) -> Sandbox:
         """The episode's sandbox. Raises RuntimeError when the run has no pool."""
         async with self._lock:

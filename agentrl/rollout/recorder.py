@@ -54,7 +54,8 @@ class Recorder:
     task: Task
     uid: str
     sibling: int
-    seed: int
+    seed: int = 0
+    """Of its sampling; set by its episode."""
     demo: bool = False
     """Record what the engine writes as DEMO: expert text for supervised terms."""
     row: Transcript = field(default_factory=Transcript)
@@ -164,7 +165,7 @@ class Recorder:
             self.excluded,
         )
 
-    def branch(self, uid: str, sibling: int, seed: int, at: int, since: Moment) -> Recorder:
+    def branch(self, uid: str, sibling: int, at: int, since: Moment) -> Recorder:
         """The record of a branch that shares the present row's first `at` tokens.
 
         Messages, ledger and sums are those of `since`.
@@ -173,7 +174,6 @@ class Recorder:
             self,
             uid=uid,
             sibling=sibling,
-            seed=seed,
             row=self.row.fork(at),
             rows=list(self.rows),
             messages=self.messages[: since.n_messages],
