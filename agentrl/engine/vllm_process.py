@@ -35,8 +35,8 @@ KEPT_NAMES = frozenset(
     {"PATH", "HOME", "USER", "LANG", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "LD_PRELOAD", "PYTHONPATH"}
 )
 KEPT_PREFIXES = (
-    "CUDA", "NVIDIA", "NCCL", "GLOO", "OMP_", "KMP_", "GOMP", "MKL", "LC_", "VLLM_", "TORCH", "PYTORCH",
-    "TRITON", "FLASHINFER", "XDG_", "VIRTUAL_ENV", "CONDA_PREFIX", "HF_HOME", "HF_HUB_OFFLINE",
+    "CUDA", "NVIDIA", "NCCL", "HIP_", "HSA_", "ROCR_", "GLOO", "OMP_", "KMP_", "GOMP", "MKL",
+    "LC_", "VLLM_", "TORCH", "PYTORCH", "TRITON", "FLASHINFER", "XDG_", "VIRTUAL_ENV", "CONDA_PREFIX", "HF_HOME", "HF_HUB_OFFLINE",
 )  # fmt: skip
 SECRETS = ("TOKEN", "KEY", "SECRET", "PASSWORD", "CREDENTIAL")
 
@@ -70,7 +70,7 @@ class ServerProcess:
     async def start(self, command: Sequence[str], extra_environment: Mapping[str, str]) -> None:
         """Start the command through the guard; does not wait until it answers.
 
-        Raises EngineError when even the guard does not start.
+        Raises EngineError or DeadlineExceeded when even the guard does not start.
         """
         guard = [
             sys.executable,
@@ -89,8 +89,13 @@ class ServerProcess:
                 start_new_session=True,
             )
         assert self._guard.stdout is not None
-        async with asyncio.timeout(GUARD_S):
-            line = await asyncio.to_thread(self._guard.stdout.readline)
+        try:
+            async with asyncio.timeout(GUARD_S):
+                line = await asyncio.to_thread(self._guard.stdout.readline)
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                f"the guard of the vLLM server did not start within {GUARD_S:g} s"
+            ) from error
         if not line.strip().isdigit():
             raise EngineError(f"the vLLM server did not start: {self.last_words()}")
         self.group = int(line)
