@@ -24,8 +24,6 @@ RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "recipes"
 NO_METHOD = {"nano", "retool_qwen2.5_7b"}
 """Recipes that are a model or a size."""
 NOT_DELIVERED = {
-    "loss shaped": "needs a plan that puts foreign answers into a group",
-    "aux supervised": "what `algo.demos` trains with; no method has it beside the policy's term",
     "schedule periodic_reset": "a switch of prorl",
 }
 """Estimators, losses, terms and schedules without a recipe, and why."""
