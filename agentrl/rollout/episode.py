@@ -24,7 +24,7 @@ from agentrl.env import Action, Env, Observation, StepResult
 from agentrl.errors import DeadlineExceeded, EngineError, WorldFault
 from agentrl.points import Opening
 from agentrl.rollout.branching import copied, fingerprint, replayed
-from agentrl.rollout.faults import of_env, told, within
+from agentrl.rollout.faults import EnvFault, of_env, told, within
 from agentrl.rollout.limits import Lease, clip_result
 from agentrl.rollout.parts import Names, Parts
 from agentrl.rollout.recorder import Moment, Recorder
@@ -279,7 +279,11 @@ class LiveEpisode:
             self._end(StopReason.MAX_CALLS)
         else:
             async with self._border("step", limits.step_s):
-                self._answered(action, await of_env(self._env.step(action)))
+                result = await of_env(self._env.step(action))
+                if not isinstance(result, StepResult):  # pyright: ignore[reportUnnecessaryIsInstance] strangers
+                    kind = type(result).__name__
+                    raise EnvFault(f"the environment answered with a {kind}, not a StepResult")
+                self._answered(action, result)
         return self._stop is None
 
     def _parsed(self) -> Action:

@@ -102,6 +102,12 @@ async def test_a_start_that_hangs_is_the_world_s_fault(world: Any, sleep: Any):
     assert done.error == "DeadlineExceeded: the environment did not start within 0.1 s"
 
 
+async def test_an_environment_that_answers_with_something_else_is_data(world: Any, sleep: Any):
+    done = await world.play(world.turns("a"), world.bare(step=sleep(0.0)))
+    told = "EnvFault: the environment answered with a NoneType, not a StepResult"
+    assert (done.error, world.log.closed) == (told, 1)
+
+
 async def test_waiting_for_a_place_is_no_generation_s_time(world: Any):
     """Two requests, one place, each 0.3 s of generation against a deadline of 0.45 s."""
     engine = world.turns("abc", tokens_per_s=10, max_context=1 << 12)
