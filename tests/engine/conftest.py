@@ -172,15 +172,30 @@ def helpers() -> type[Helpers]:
 
 
 @pytest.fixture(scope="session")
-def served(folders, pieces):
-    """A vLLM server of the qwen2 model, for the session; the last test of `test_vllm_server` kills it."""
+def servers(folders, pieces):
+    """Gives a vLLM server of the qwen2 model that lives: the session's, or a new one after a test has
+    killed it."""
     from agentrl.engine.vllm_server import VllmServerEngine
 
     os.environ["OMP_NUM_THREADS"] = "1"
-    engine = VllmServerEngine(folders["qwen2"], tokenizer=pieces, max_batch=16, kv_cache_mb=32)
-    asyncio.run(engine.open())
-    yield engine
-    asyncio.run(engine.close())
+    started: list[VllmServerEngine] = []
+
+    def living() -> VllmServerEngine:
+        if not started or started[-1].dead is not None:
+            started.append(
+                VllmServerEngine(folders["qwen2"], tokenizer=pieces, max_batch=16, kv_cache_mb=32)
+            )
+            asyncio.run(started[-1].open())
+        return started[-1]
+
+    yield living
+    for engine in started:
+        asyncio.run(engine.close())
+
+
+@pytest.fixture(scope="module")
+def served(servers):
+    return servers()
 
 
 @pytest.fixture(scope="module")
