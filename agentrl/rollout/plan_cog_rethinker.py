@@ -41,9 +41,9 @@ class CogRethinker:
         demos: int = 2,
         memory: int = 200,
         learn: Literal["sft", "policy"] = "sft",
-        decompose: str = DECOMPOSE,
-        demo: str = DEMO,
-        refine: str = REFINE,
+        decompose: str | None = None,
+        demo: str | None = None,
+        refine: str | None = None,
         component: str = "env",
     ) -> None:
         """Make the plan.
@@ -62,15 +62,20 @@ class CogRethinker:
             refine: put behind the question in stage 3; `{answer}` has its place.
             component: of the reward, that decides what is solved: 1 or more.
 
+        A text that is null is the module's own.
+
         Raises UserError on numbers below 1 or a missing place.
         """
+        decompose = DECOMPOSE if decompose is None else decompose
+        refine = REFINE if refine is None else refine
         if tries < 1 or demos < 0 or memory < 1:
             raise UserError("rollout.plan.tries and memory are at least 1, demos at least 0")
         if "{answer}" not in refine or "{demos}" not in decompose:
             raise UserError("rollout.plan.refine needs {answer} in it, and decompose {demos}")
         self._n, self._tries, self._demos, self._memory = group_size, tries, demos, memory
         self._learn, self._component = learn, component
-        self._decompose, self._demo, self._refine = decompose, demo, refine
+        self._decompose, self._refine = decompose, refine
+        self._demo = DEMO if demo is None else demo
         self._solved: dict[str, str] = {}
         """Question -> a right answer, oldest first."""
 

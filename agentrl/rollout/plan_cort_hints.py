@@ -31,11 +31,11 @@ class CortHints:
         *,
         group_size: int = 8,
         style: Literal["prompt", "engineered"] = "engineered",
-        opening: str = OPENING,
-        by_hand: tuple[str, ...] = BY_HAND,
-        calculation: str = CALCULATION,
-        in_doubt: tuple[str, ...] = IN_DOUBT,
-        doubt: str = DOUBT,
+        opening: str | None = None,
+        by_hand: tuple[str, ...] | None = None,
+        calculation: str | None = None,
+        in_doubt: tuple[str, ...] | None = None,
+        doubt: str | None = None,
         max_hints: int = 3,
         until_called: bool = False,
     ) -> None:
@@ -52,15 +52,21 @@ class CortHints:
             max_hints: of each kind in an episode.
             until_called: no hint against calculating by hand once a call was answered.
 
+        Texts that are null are the module's own.
+
         Raises UserError on a number of hints below 1 or an empty text to wait for.
         """
+        by_hand = BY_HAND if by_hand is None else by_hand
+        in_doubt = IN_DOUBT if in_doubt is None else in_doubt
         if max_hints < 1 or not all((*by_hand, *in_doubt)):
             raise UserError(
                 "rollout.plan.max_hints is at least 1; by_hand and in_doubt hold no empty text"
             )
-        self._n, self._style, self._opening = group_size, style, opening
-        self._triggers = {calculation: by_hand, doubt: in_doubt}
-        self._calculation, self._doubt = calculation, doubt
+        self._n, self._style = group_size, style
+        self._opening = OPENING if opening is None else opening
+        self._calculation = CALCULATION if calculation is None else calculation
+        self._doubt = DOUBT if doubt is None else doubt
+        self._triggers = {self._calculation: by_hand, self._doubt: in_doubt}
         self._max, self._until_called = max_hints, until_called
 
     async def collect(self, task: Task, services: Services, ctx: Ctx) -> Group:

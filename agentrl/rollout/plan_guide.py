@@ -17,6 +17,7 @@ from agentrl.seeds import derive
 from agentrl.trajectory import Group
 from agentrl.types import Task
 
+TEMPLATE = "\n\nHint: {hint}"
 MEASURED = "guide/hinted"
 """Measurement of hinted trajectories alone: how they scored."""
 
@@ -30,7 +31,7 @@ class Guide:
         group_size: int = 8,
         hint: Literal["metadata", "expert"] = "metadata",
         key: str = "hint",
-        template: str = "\n\nHint: {hint}",
+        template: str | None = None,
         component: str = "env",
         expert: Experts | None = None,
     ) -> None:
@@ -41,7 +42,8 @@ class Guide:
             hint: from the task's metadata, or the expert's turns before its answer. A task with
                 neither keeps its k siblings.
             key: of the metadata; its text must not give the answer away.
-            template: what is put behind the question; `{hint}` stands for the hint.
+            template: what is put behind the question; `{hint}` stands for the hint. Null for a
+                paragraph of its own.
             component: of the reward, that decides what failed: below 1.
             expert: the environment's.
 
@@ -52,6 +54,7 @@ class Guide:
                 "rollout.plan.hint=expert needs an env with an expert; put hints into the tasks' "
                 "metadata and set hint=metadata"
             )
+        template = TEMPLATE if template is None else template
         if "{hint}" not in template:
             raise UserError("rollout.plan.template has no {hint} in it")
         self._k, self._source, self._key = group_size, hint, key

@@ -36,7 +36,7 @@ class Rgr:
         *,
         group_size: int = 8,
         component: str = "rubric",
-        prompt: str = PROMPT,
+        prompt: str | None = None,
         criteria: Mapping[str, float] | None = None,
     ) -> None:
         """Make the plan. It goes with the loss `shaped`.
@@ -45,10 +45,12 @@ class Rgr:
             group_size: all siblings; the last one is plain when none of the others fails.
             component: of the reward, that ranks answers; below 1 one fails.
             prompt: what is put behind the question; `{answer}` and `{rubric}` have their places.
+                Null for one that shows both.
             criteria: text and points, for tasks whose metadata has no `rubric`.
 
         Raises UserError on a group of one or a prompt without the answer.
         """
+        prompt = PROMPT if prompt is None else prompt
         if group_size < 2 or "{answer}" not in prompt:
             raise UserError(
                 "rollout.plan rgr needs a group of two or more and {answer} in its prompt"

@@ -21,6 +21,8 @@ from agentrl.rollout.plan_group import Stage, in_order
 from agentrl.trajectory import Group
 from agentrl.types import Task
 
+HEADING = "A good answer meets these criteria:"
+ITEM = "- {criterion} ({points:g} points)"
 SILENT = "Do not mention these criteria in your answer."
 
 
@@ -34,8 +36,8 @@ class RuscaRL:
         midpoint: float = 0.2,
         steepness: float = 125.0,
         silent: bool = False,
-        heading: str = "A good answer meets these criteria:",
-        item: str = "- {criterion} ({points:g} points)",
+        heading: str | None = None,
+        item: str | None = None,
         criteria: Mapping[str, float] | None = None,
     ) -> None:
         """Make the plan. It goes with the reward `rubric`.
@@ -45,16 +47,19 @@ class RuscaRL:
             midpoint: x0, the progress at which the scaffold is half as strong.
             steepness: k of the sigmoid; 0 keeps the scaffold at half its strength.
             silent: tell the model not to mention the criteria.
-            heading: over the criteria.
-            item: one criterion; `{criterion}` and `{points}` stand for its parts.
+            heading: over the criteria; null for a sentence.
+            item: one criterion; `{criterion}` and `{points}` stand for its parts. Null for
+                a line with both.
             criteria: text and points, for tasks whose metadata has no `rubric`.
 
         Raises UserError on a negative steepness or an item that shows no criterion.
         """
+        item = ITEM if item is None else item
         if steepness < 0 or "{criterion}" not in item:
             raise UserError("rollout.plan.steepness is at least 0 and item has {criterion} in it")
         self._n, self._x0, self._k = group_size, midpoint, steepness
-        self._heading, self._item = heading, item
+        self._heading = HEADING if heading is None else heading
+        self._item = item
         self._tail = [SILENT] if silent else []
         self._default = list((criteria or {}).items())
 
