@@ -10,10 +10,9 @@ import logging as log
 import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +24,9 @@ from agentrl.algo.loss import TokenScores, predictors, token_logprobs
 from agentrl.algo.types import Batch, MicroBatch
 from agentrl.errors import UserError
 from agentrl.train.packing import (
+    Tally,
+    Wanted,
     forest_states,
-    input_lengths,
     pack,
     shared_micro_batches,
     use_forest,
@@ -47,34 +47,6 @@ TOKENIZER_FILES = (
 )
 """Globs of what a folder's tokenizer consists of, copied byte for byte."""
 _LOG = log.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Tally:
-    """Tokens a model was given and tokens it computed for them."""
-
-    given: int = 0
-    """Up to the last predictor of each row, padding left out."""
-    computed: int = 0
-    """Shared prefixes once, padding included."""
-
-    @property
-    def ratio(self) -> float:
-        """Given over computed: above 1 is what sharing saves, below 1 what padding costs."""
-        return self.given / self.computed if self.computed else 1.0
-
-
-class _Wanted(NamedTuple):
-    """M different tokens to score."""
-
-    states: Tensor
-    """[M, H]: what predicts each."""
-    targets: Tensor
-    """i64 [M]."""
-    temperatures: Tensor
-    """f32 [M]."""
-    copies: Tensor | None
-    """i64 [n]: which of the M each wanted token of the batch is; None: they are the M, in order."""
 
 
 class CausalLM:
@@ -169,8 +141,8 @@ class CausalLM:
             dtype=self._dtype,
         )
         return TokenScores(
-            _scattered(scored.logprobs, tokens, wanted.copies),
-            _scattered(scored.entropies, tokens, wanted.copies),
+            wanted.scattered(scored.logprobs, tokens),
+            wanted.scattered(scored.entropies, tokens),
             None if self.value_head is None else self._scattered_values(wanted, tokens),
         )
 
@@ -233,34 +205,24 @@ class CausalLM:
         values = None if self.value_head is None else self.values(batch, tokens)
         return TokenScores(full.logprobs * tokens, full.entropies * tokens, values)
 
-    def _wanted(self, batch: Batch, tokens: Tensor) -> _Wanted:
+    def _wanted(self, batch: Batch, tokens: Tensor) -> Wanted:
         """The states that predict `tokens`, shared prefixes computed once where that pays."""
         found = pack(batch, tokens) if self.flat_because is None else None
         if found is None:
             batch, tokens = batch.to(self.device), tokens.to(self.device)
             ids = batch.token_ids[:, :-1]
-            self._count(tokens, ids.numel())
+            self.tally.add(tokens, ids.numel())
             states = predictors(self._hidden(ids), tokens)
-            return _Wanted(states, batch.token_ids[tokens], batch.temperatures[tokens], None)
-        self._count(tokens, len(found.forest))
+            return Wanted(states, batch.token_ids[tokens], batch.temperatures[tokens])
+        self.tally.add(tokens, len(found.forest))
         with self._autocast():
             hidden = forest_states(self._body(), found.forest, self.device)
-        return _Wanted(
-            hidden.index_select(0, found.predictors.to(self.device)),
-            found.targets.to(self.device),
-            found.temperatures.to(self.device),
-            found.copies.to(self.device),
-        )
+        return Wanted.of(hidden, found)
 
-    def _count(self, tokens: Tensor, computed: int) -> None:
-        self.tally.given += int(input_lengths(tokens).sum())
-        self.tally.computed += computed
-
-    def _scattered_values(self, wanted: _Wanted, tokens: Tensor) -> Tensor:
+    def _scattered_values(self, wanted: Wanted, tokens: Tensor) -> Tensor:
         if self.value_head is None:
             raise ValueError("this model has no value head")
-        values = self.value_head(wanted.states.float())[:, 0]
-        return _scattered(values, tokens, wanted.copies)
+        return wanted.scattered(self.value_head(wanted.states.float())[:, 0], tokens)
 
     def _hidden(self, token_ids: Tensor) -> Tensor:
         with self._autocast():
@@ -300,12 +262,6 @@ def _tell(path: str, reason: str) -> None:
     _LOG.warning("%s computes shared prefixes row by row: %s", path, reason)
 
 
-def _scattered(values: Tensor, tokens: Tensor, copies: Tensor | None) -> Tensor:
-    """Values [M] of the different tokens at all their places [B, T], 0 elsewhere."""
-    values = values if copies is None else values.index_select(0, copies)
-    return torch.zeros(tokens.shape, device=tokens.device).masked_scatter(tokens, values)
-
-
 def _loaded(path: str) -> Any:
     local = Path(path).expanduser()
     if local.is_dir():
@@ -339,4 +295,4 @@ def _quiet() -> Generator[None]:
             logging.enable_progress_bar()
 
 
-__all__ = ["VALUE_HEAD", "CausalLM", "Precision", "Tally"]
+__all__ = ["VALUE_HEAD", "CausalLM", "Precision"]

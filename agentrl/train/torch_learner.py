@@ -20,12 +20,13 @@ from agentrl.errors import RunFailed, UserError
 from agentrl.model_path import model_path
 from agentrl.points import AuxTerm, Ctx, PolicyLoss, ScoredModel
 from agentrl.train.buckets import buckets
-from agentrl.train.causal_lm import CausalLM, Precision, Tally
+from agentrl.train.causal_lm import CausalLM, Precision
 from agentrl.train.critic import Critic, CriticOptions
 from agentrl.train.frozen import FrozenModels
 from agentrl.train.learner_state import MODEL, LearnerState
 from agentrl.train.objective import DemoObjective, Loss, Objective, Step, summary
 from agentrl.train.optimizer import AdamWOptions, NamedAdamW
+from agentrl.train.packing import Tally
 from agentrl.train.scoring import Scoring, determinism
 from agentrl.train.token_log import TokenLog
 from agentrl.transcript import Float32Array, Int32Array

@@ -192,7 +192,7 @@ def test_update_does_not_depend_on_micro_batches(tiny: Path, mode: str, micro_to
         results.append((metrics, weights(learner)))
     (a, wa), (b, wb) = results
     assert set(a) == set(b)
-    for name in a:
+    for name in set(a) - {"shared_prefix_ratio"}:  # what a cut tree computes twice
         assert a[name] == pytest.approx(b[name], rel=1e-5, abs=1e-6), name
     for name in wa:
         torch.testing.assert_close(wa[name], wb[name], rtol=0, atol=1e-6)

@@ -15,6 +15,11 @@ PAYS = 0.9
 """Largest share of the padded tokens at which packing is worth its kernel calls."""
 
 
+def worth_packing(packed: int, padded: int, pays: float = PAYS) -> bool:
+    """Whether the tokens of a forest go through the model, rather than its padded rows."""
+    return packed <= pays * padded
+
+
 def input_lengths(wanted: Tensor) -> Indices:
     """i64 [B]: leading tokens of each row that predict a wanted one (bool [B, T]); 0 for none."""
     columns = torch.arange(wanted.shape[1], device=wanted.device)
@@ -24,7 +29,7 @@ def input_lengths(wanted: Tensor) -> Indices:
 def shared_micro_batches(batch: Batch, max_tokens: int, wanted: Tensor) -> list[MicroBatch]:
     """Cover the rows that hold `wanted` (bool [B, T]) by micro-batches of neighbouring branches.
 
-    Rows go in the order of their ids, as many at a time as fit into `max_tokens` packed tokens (one
+    Rows go in the order of their ids, as many at a time as fit into `max_tokens` computed tokens (one
     row may exceed it alone); a larger tree is cut, and each part computes its common beginning.
     Where nothing much is shared they are `Batch.micro_batches`, sorted by length.
     """
@@ -32,7 +37,7 @@ def shared_micro_batches(batch: Batch, max_tokens: int, wanted: Tensor) -> list[
     flat = batch.micro_batches(max_tokens, wanted)
     padded = sum(len(micro.rows) * (micro.batch.token_ids.shape[1] - 1) for micro in flat)
     cuts, packed = _cuts(batch.token_ids.cpu().numpy(), lengths, max_tokens)
-    if packed > PAYS * padded:
+    if not worth_packing(packed, padded):
         return flat
     made: list[MicroBatch] = []
     for cut in cuts:
@@ -46,19 +51,23 @@ def _cuts(token_ids: Indices, lengths: Indices, max_tokens: int) -> tuple[Sequen
     needed = np.flatnonzero(lengths)
     order = ordered(token_ids[needed], lengths[needed])
     cuts: list[list[int]] = []
-    total = size = 0
+    total = size = width = 0
     growth = Growth()
     for row, common in zip(needed[order.rows], order.common, strict=True):
         length = int(lengths[row])
         shared = growth.shared(int(common)) if cuts else 0
-        if not cuts or size + length - shared > max_tokens:
+        wider = max(width, length)
+        packed, padded = size + length - shared, wider * (len(cuts[-1]) + 1 if cuts else 1)
+        computed = packed if worth_packing(packed, padded) else padded
+        if not cuts or computed > max_tokens:
             cuts.append([])
-            growth, shared, size = Growth(), 0, 0
+            growth, shared, size, wider = Growth(), 0, 0, length
         growth.add(shared, length)
+        width = wider
         cuts[-1].append(int(row))
         size += length - shared
         total += length - shared
     return [np.array(cut, dtype=np.int64) for cut in cuts], total
 
 
-__all__ = ["PAYS", "input_lengths", "shared_micro_batches"]
+__all__ = ["PAYS", "input_lengths", "shared_micro_batches", "worth_packing"]

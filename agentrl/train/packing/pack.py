@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from agentrl.algo.types import Batch
-from agentrl.train.packing.cuts import PAYS, input_lengths
+from agentrl.train.packing.cuts import PAYS, input_lengths, worth_packing
 from agentrl.train.packing.forest import MIN_SHARED, Forest, forest
 
 
@@ -38,7 +38,7 @@ def pack(
     """
     ids = batch.token_ids.cpu().numpy()
     found = forest(ids, input_lengths(wanted), min_shared=min_shared)
-    if len(found) > pays * len(ids) * (ids.shape[1] - 1):
+    if not worth_packing(len(found), len(ids) * (ids.shape[1] - 1), pays):
         return None
     rows, columns = wanted.cpu().numpy().nonzero()
     predictors, targets = found.places[rows, columns - 1], ids[rows, columns]
