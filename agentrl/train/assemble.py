@@ -138,7 +138,11 @@ def called(update: Update, method: Method) -> dict[str, object]:
 
 
 def make_learner(config: RunConfig) -> Learner:
-    """The learner named by the configuration, with its weights loaded."""
+    """The learner named by the configuration, with its weights loaded.
+
+    Beside a working engine it leaves torch's setting of deterministic algorithms alone, which belongs
+    to the process: turned over while vLLM compiles a graph, it kills that engine.
+    """
     own = config.learner
     return build(
         "learner",
@@ -151,6 +155,7 @@ def make_learner(config: RunConfig) -> Learner:
         max_grad_norm=own.max_grad_norm,
         warmup_steps=own.warmup_steps,
         micro_tokens=own.micro_tokens,
+        **({} if config.train.mode == "sync" else {"deterministic": False}),
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from agentrl.config import RunConfig
 from agentrl.engine.base import Sampling
@@ -391,7 +392,7 @@ def test_the_correction_is_written_down(made: Callable[..., Made]):
     [
         ({"max_staleness": 1}, "train.max_staleness bounds train.mode=async, not sync"),
         ({"mode": "one_step_off", "max_staleness": 1}, "train.mode=async, not one_step_off"),
-        ({"mode": "async", "deterministic": True}, "cannot promise train.deterministic=true"),
+        ({"mode": "async", "deterministic": True}, r"cannot promise train\.deterministic=true"),
     ],
 )
 def test_settings_that_do_not_go_together(
@@ -407,6 +408,23 @@ async def test_a_tool_that_never_answers_is_named(made: Callable[..., Made], mod
     run = made(train={"mode": mode, "stuck_s": 1.0}, env={"pause_s": 600.0})
     with pytest.raises(RunFailed, match=r"task train/1 for \d+ s \(begun under version 0\)"):
         await run.train()
+
+
+async def test_the_process_keeps_its_setting_of_deterministic_algorithms(
+    made: Callable[..., Made], monkeypatch: pytest.MonkeyPatch
+):
+    """It is the process's: a learner that turned it over would change what the engine's thread
+    computes at the same time, and kill a vLLM that compiles."""
+    seen: set[bool] = set()
+    real = torch.use_deterministic_algorithms
+
+    def told(mode: bool, **options: Any) -> None:
+        seen.add(mode)
+        real(mode, **options)
+
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", told)
+    await made(train={"mode": "async", "steps": 2}).train()
+    assert seen == {False}
 
 
 async def test_bounds_are_honoured(made: Callable[..., Made], notes: Any):
