@@ -33,6 +33,7 @@ ASKED = (
     "Do not solve this. Write one short piece of advice (a lemma, a technique, a pitfall) that helps "
     "somebody else to solve it, without its answer."
 )
+HINT = "Advice: {abstraction}"
 HELPERS = 1 << 20
 """First sibling number of episodes that are no members, far from any member's."""
 
@@ -58,12 +59,17 @@ class Rlad:
         leak_samples: int = 16,
         bare: float = 0.5,
         abstraction_tokens: int = 256,
+        ask: str = ASKED,
+        hint: str = HINT,
     ) -> None:
         """
         trained: the role; `alternate` trains abstractions on even steps, solvers on odd ones.
         solutions: solvers that an abstraction is judged by. leak_samples: readers that try to answer
-        from the abstraction alone; 0 trusts it. bare: share of solvers without one.
+        from the abstraction alone; 0 trusts it. bare: share of solvers without one. ask: behind the
+        task, what an abstraction is asked for with. hint: behind the task, how it is shown.
         """
+        if "{abstraction}" not in hint or not ask:
+            raise UserError("rlad.hint holds {abstraction}, and rlad.ask is not empty")
         if solutions < 1 or leak_samples < 0 or not 0 <= bare < 1 or abstraction_tokens < 1:
             raise UserError(
                 "rlad needs solutions and abstraction_tokens of at least 1, leak_samples of at least "
@@ -72,6 +78,7 @@ class Rlad:
         self._group_size, self._trained = group_size, trained
         self._solutions, self._leak_samples = solutions, leak_samples
         self._n_bare, self._tokens = int(bare * group_size), abstraction_tokens
+        self._ask, self._hint = ask, hint
 
     async def collect(self, task: Task, services: Services, ctx: Ctx) -> Group:
         """`group_size` members of the trained role, in sibling order."""
@@ -85,9 +92,20 @@ class Rlad:
         return Group(task, await one.solutions(), ctx.step)
 
     @property
-    def sizes(self) -> tuple[int, int, int, int, int]:
-        """Members, bare ones, solvers an abstraction, readers, tokens of an abstraction."""
-        return self._group_size, self._n_bare, self._solutions, self._leak_samples, self._tokens
+    def options(self) -> _Options:
+        """What one task's exchange needs to know."""
+        sizes = (self._group_size, self._n_bare, self._solutions, self._leak_samples, self._tokens)
+        return _Options(*sizes, appended(self._ask), self._hint)
+
+
+class _Options(NamedTuple):
+    members: int
+    bare: int
+    solutions: int
+    readers: int
+    tokens: int
+    ask: Opening
+    hint: str
 
 
 class _Exchange:
@@ -97,7 +115,7 @@ class _Exchange:
         self, plan: Rlad, task: Task, services: Services, ctx: Ctx, partners: dict[str, str]
     ) -> None:
         self._task, self._services, self._ctx, self._partners = task, services, ctx, partners
-        self._n, self._n_bare, self._n_solutions, self._n_readers, self._tokens = plan.sizes
+        self._of = plan.options
 
     async def abstractions(self) -> tuple[Trajectory, ...]:
         """The proposals, paid by what solvers make of them."""
@@ -108,7 +126,7 @@ class _Exchange:
             proposals[sibling] = proposal.text
             return proposal.trajectory
 
-        members = await side_by_side(range(self._n), play)
+        members = await side_by_side(range(self._of.members), play)
         async with asyncio.TaskGroup() as group:
             running = [group.create_task(self._paid(t, proposals[t.sibling])) for t in members]
         return tuple(task.result() for task in running)
@@ -126,40 +144,45 @@ class _Exchange:
         text = "" if helper.error is not None else found[-1]
         if text and await self._leaks(text, HELPERS + 1):
             text = ""
-        n_bare = self._n_bare if text else self._n
+        n_bare = self._of.bare if text else self._of.members
         task, services, ctx = self._task, self._services, self._ctx
-        hint = appended(_hint(text))
-        with_it = await sampled(task, services, ctx, range(self._n - n_bare), hint)
-        bare = await sampled(task, services, ctx, range(self._n - n_bare, self._n))
+        hint = self._shown(text)
+        with_it = await sampled(task, services, ctx, range(self._of.members - n_bare), hint)
+        bare = await sampled(
+            task, services, ctx, range(self._of.members - n_bare, self._of.members)
+        )
         return (*with_it, *map(unpaid, bare))
 
     async def _proposed(self, sibling: int, by: str | None) -> Proposal:
         """One abstraction; nothing is asked of the environment."""
         opening = appended(ASKED)
         async with self._services.episodes.live(self._task, sibling, self._ctx, opening) as episode:
-            await episode.write(max_tokens=self._tokens, by=by)
+            await episode.write(max_tokens=self._of.tokens, by=by)
             text = episode.text.strip()
             return Proposal(text, episode.finish(StopReason.TERMINATED))
 
     async def _paid(self, trajectory: Trajectory, text: str) -> Trajectory:
         if trajectory.error is not None:
             return trajectory
-        first = HELPERS + trajectory.sibling * (self._n_solutions + self._n_readers)
+        first = HELPERS + trajectory.sibling * (self._of.solutions + self._of.readers)
         if not text:
             return replace(trajectory, rewards={"env": 0.0, "abstraction": 0.0})
-        if await self._leaks(text, first + self._n_solutions):
+        if await self._leaks(text, first + self._of.solutions):
             return replace(trajectory, rewards={"env": 0.0, "abstraction": 0.0}, excluded="leaks")
-        siblings = range(first, first + self._n_solutions)
-        solved = await self._by("solver", siblings, appended(_hint(text)))
+        siblings = range(first, first + self._of.solutions)
+        solved = await self._by("solver", siblings, self._shown(text))
         if not solved:
             lost = "every solver of the abstraction failed"
             return replace(trajectory, rewards={}, stop=StopReason.ERROR, error=lost)
         return replace(trajectory, rewards={"env": 0.0, "abstraction": fmean(solved)})
 
+    def _shown(self, text: str) -> Opening:
+        return appended(self._of.hint.replace("{abstraction}", text))
+
     async def _leaks(self, text: str, first: int) -> bool:
         """Whether a reader of the abstraction alone answers right."""
         alone = Opening(lambda messages: (*messages[:-1], Message("user", text)))
-        return any(await self._by("reader", range(first, first + self._n_readers), alone))
+        return any(await self._by("reader", range(first, first + self._of.readers), alone))
 
     async def _by(self, role: str, siblings: Sequence[int], opening: Opening) -> list[float]:
         """Right or wrong of each episode that this role plays; failed ones left out."""
@@ -179,10 +202,6 @@ def unpaid(trajectory: Trajectory) -> Trajectory:
         return trajectory
     rewards = {"env": 0.0, "rlad/bare": trajectory.rewards["env"]}
     return replace(trajectory, rewards=rewards, excluded=trajectory.excluded or "no_abstraction")
-
-
-def _hint(text: str) -> str:
-    return f"Advice: {text}"
 
 
 __all__ = ["Rlad", "unpaid"]

@@ -134,6 +134,6 @@ async def test_failures_are_refilled(world: Any) -> None:
 
 
 def test_options_are_checked() -> None:
-    for wrong in ({"bare": 1.0}, {"solutions": 0}, {"leak_samples": -1}):
+    for wrong in ({"bare": 1.0}, {"solutions": 0}, {"leak_samples": -1}, {"hint": "Advice:"}):
         with pytest.raises(UserError):
             Rlad(**wrong)  # type: ignore[arg-type]
