@@ -21,6 +21,7 @@ from agentrl.transcript import Origin
 
 pytestmark = [
     pytest.mark.vllm,
+    pytest.mark.slow,
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed"),
     pytest.mark.filterwarnings("ignore"),  # vLLM's imports warn on their own account
 ]
