@@ -78,7 +78,7 @@ WATCHED: Mapping[str, tuple[str, ...]] = {
     "acereason": ("truncated", "length"),
     "campo": ("truncated", "groups", "reward_std"),
     "capo": ("reward/capo/steps", "advantage_abs_mean"),
-    "delethink": ("length", "n_sequences", "truncated"),
+    "delethink": ("length", "rows", "truncated"),
     "deepsearch": ("calls", "advantage_abs_mean"),
     "cort": ("call_errors", "reward_std"),
     "long_short": ("length", "reward/format", "reward/roles/exchanges"),

@@ -140,6 +140,7 @@ def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
         "productivity": correct / calls if calls else math.nan,
         "call_errors": _share([c.error is not None for t in scored for c in t.calls]),
         "turns": fmean(t.n_turns for t in scored),
+        "rows": fmean(len(t.rows) for t in scored),
         "length": fmean(t.n_sampled for t in scored),
         "truncated": _share([t.truncated for t in scored]),
         "excluded": _share([t.excluded is not None for t in scored]),

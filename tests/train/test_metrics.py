@@ -42,7 +42,7 @@ def test_by_hand(hand: Any):
     found = rollout_metrics(groups)
     expected = {
         "reward": 3.5 / 5, "accuracy": 3 / 5, "calls": 3 / 5, "productivity": 1.0,
-        "call_errors": 2 / 4, "turns": 2.0, "length": 4.0, "truncated": 1 / 5, "excluded": 0.0,
+        "call_errors": 2 / 4, "turns": 2.0, "rows": 1.0, "length": 4.0, "truncated": 1 / 5, "excluded": 0.0,
         "errors": 1 / 6, "zero_variance_groups": 2 / 3, "length_correct": 2.0, "length_wrong": 7.0,
         "stop/terminated": 4 / 5, "stop/max_turns": 1 / 5, "tool_s": 0.0, "queue_s": 0.0,
         "reward_std": 2**0.5 / 3, "calls_attempted": 4 / 5, "calls_successful": 2 / 5,
