@@ -11,9 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agentrl.chat.nano import NanoRenderer
+from agentrl.chat.tokenizers import load_tokenizer
 from agentrl.cli.main import run
 from agentrl.engine.simulated import BatchedPace, Latency
 from agentrl.errors import EngineError, UserError
+from agentrl.model_path import model_path
+from agentrl.registry import resolve
 from agentrl.testing.rollout_bench import Lengths, Load, jain, study
 from agentrl.testing.virtual_time import run_virtually
 
@@ -222,3 +226,14 @@ def test_bad_input_of_the_command(capsys: pytest.CaptureFixture[str]):
     assert "rollout" in capsys.readouterr().err
     with pytest.raises(UserError, match="multiple of 8"):
         study(EVEN, 4, 9)
+
+
+def test_it_is_found_by_name_and_checks_its_options():
+    make = resolve("engine", "simulated")
+    folder = model_path("nano")
+    tokenizer = load_tokenizer(folder)
+    host = {"tokenizer": tokenizer, "renderer": NanoRenderer(tokenizer), "tasks": ()}
+    made = make(script="gsm8k_annotations", **host)
+    assert made.statistics().kv_used == 0.0
+    with pytest.raises(UserError, match="at least 1"):
+        make(script="gsm8k_annotations", kv_tokens=0, **host)
