@@ -11,12 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agentrl.context import LimiterStatistics
 from agentrl.engine.base import EngineStatistics
 from agentrl.env import StepInfo, StepResult
 from agentrl.points import Ctx, Services
 from agentrl.rollout.collector import PATIENT, patient_collector
 from agentrl.rollout.engine_slots import LOOK_S, EngineSlots
-from agentrl.rollout.loop import Episodes
+from agentrl.rollout.flow_metrics import FLOW_METRICS, flow_metrics
+from agentrl.rollout.loop import Episodes, RolloutStatistics
 from agentrl.rollout.plans import Sample
 from agentrl.rollout.slots import Slots
 from agentrl.testing.virtual_time import run_virtually
@@ -218,3 +220,21 @@ async def test_finished_trajectories_are_told_at_once_and_statistics_count(world
     assert (failed.stop, done.stop) == (StopReason.ERROR, StopReason.TERMINATED)
     found = runner.statistics()
     assert (found.finished, found.failed, found.retried) == (1, 1, 1)
+
+
+def test_flow_metrics_by_hand():
+    """Ten seconds: the engine computed for 6; 4 calls waited 2 s in all, nobody else."""
+    idle, tools = LimiterStatistics(4, 0, 0, 0.0), LimiterStatistics(4, 0, 0, 1.0, admitted=6)
+    first = RolloutStatistics(idle, idle, tools, finished=1, failed=0, retried=2)
+    later = LimiterStatistics(4, 0, 0, 3.0, admitted=10)
+    last = RolloutStatistics(idle, LimiterStatistics(3, 0, 0, 0.0), later, 9, 1, 5)
+    metrics = flow_metrics(
+        (first, EngineStatistics(0, 0, 0, 0, 1.0, preemptions=1)),
+        (last, EngineStatistics(0, 0, 0, 0, 7.0, preemptions=3)),
+        10.0,
+    )
+    assert metrics == {
+        "engine_idle": pytest.approx(0.4), "engine_places": 3.0, "set_back": 2.0, "retried": 3.0,
+        "wait_episode_s": 0.0, "wait_engine_s": 0.0, "wait_tool_s": 0.5,
+    }  # fmt: skip
+    assert set(metrics) - FLOW_METRICS == {"retried"}
