@@ -110,12 +110,12 @@ async def measure(name: str, options: argparse.Namespace) -> dict:
         await engine.open()
         walls, optima, last = [], [], None
         for repetition in range(-1, options.repetitions):
-            before = await step_times(engine, 1000 * repetition)
+            before = await step_times(engine, 1000 * (repetition + 1))
             wall_s, remembering = await through_the_loop(
                 engine, folder, episodes=options.batch, in_flight=options.batch, turns=3,
                 tool_s=options.tool_s, seed=repetition + 1,
             )  # fmt: skip
-            after = await step_times(engine, 1000 * repetition + 500)
+            after = await step_times(engine, 1000 * (repetition + 1) + 500)
             turns = [[r.n_new for r in chain] for chain in remembering.asked.values()]
             last = before
             if repetition >= 0:
