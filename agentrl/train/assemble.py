@@ -166,7 +166,11 @@ def make_method(
     rollout, algo = config.rollout, config.algo
     tokenizer = parts.renderer.tokenizer
     episodes = Episodes(
-        parts, seed=config.seed, in_flight=rollout.in_flight, retries=rollout.retries
+        parts,
+        seed=config.seed,
+        in_flight=rollout.in_flight,
+        retries=rollout.retries,
+        adaptive=not config.train.deterministic,
     )
     return Method(
         source=source,
@@ -218,6 +222,7 @@ def make_exam(config: RunConfig, tasks: Sequence[Task], parts: Parts) -> Exam:
         seed=derive(config.seed, "eval"),
         in_flight=config.rollout.in_flight,
         retries=config.rollout.retries,
+        adaptive=not config.train.deterministic,
     )
     plan = build("plan", Plugin(name="sample"), group_size=config.eval.samples)
     return Exam(config.eval.every, tasks, plan, Services(episodes=episodes))
