@@ -79,7 +79,7 @@ WATCHED: Mapping[str, tuple[str, ...]] = {
     "campo": ("truncated", "groups", "reward_std"),
     "capo": ("reward/capo/steps", "advantage_abs_mean"),
     "delethink": ("length", "rows", "truncated"),
-    "deepsearch": ("calls", "advantage_abs_mean"),
+    "deepsearch": ("calls", "reward/search/nodes", "reward/search/tokens"),
     "cort": ("call_errors", "reward_std"),
     "long_short": ("length", "reward/format", "reward/roles/exchanges"),
     "rlad": ("reward/abstraction", "reward/rlad/bare", "excluded"),

@@ -5,7 +5,8 @@ of at most `node_tokens` tokens, then the best child by UCT, and so on, until a 
 the ended children is backed up. A turn that is complete is acted upon within its node, so a tool's
 answer closes the node that called it. The search stops at `group_size` ended trajectories; a round
 may end more: those backed up come first, then the earliest. All branches share their root's deadline
-(`env.episode_s`): a path that it cuts counts as incomplete.
+(`env.episode_s`): a path that it cuts counts as incomplete. What the tree cost, members or not, is
+measured as `search/nodes` (the root among them) and `search/tokens`.
 
 The group's `token_rewards` are the values; advantage `deepsearch` subtracts the siblings' mean score
 from them (give it scores of +1 and -1: shaper `outcome` with `wrong: -1`).
@@ -49,6 +50,12 @@ class _Search:
     """Episodes that others were branched from; they close together."""
     numbers: int = 1
     """Sibling numbers given away."""
+    n_sampled: int = 0
+    """Tokens written in all nodes."""
+
+    def cost(self) -> Mapping[str, float]:
+        """What the whole tree took, members or not."""
+        return {"search/nodes": float(len(self.nodes)), "search/tokens": float(self.n_sampled)}
 
 
 class DeepSearch:
@@ -56,7 +63,7 @@ class DeepSearch:
 
     A question solved by a share in (0, `rare`] keeps its right trajectories. When it comes again it
     is not searched: they join plain samples, whose values are their outcomes. It forgets them once a
-    larger share of fresh ones is right.
+    larger share of fresh ones is right. Runs that bound the age of what they train on exclude them.
     """
 
     def __init__(
@@ -107,7 +114,8 @@ class DeepSearch:
             search = _Search()
             await self._searched(root, search)
         chosen = self._chosen(search)
-        members = [leaf.trajectory for leaf in chosen if leaf.trajectory is not None]
+        cost = search.cost()
+        members = [leaf.trajectory.scored(**cost) for leaf in chosen if leaf.trajectory is not None]
         values = [leaf.token_values() for leaf in chosen]
         missing = range(search.numbers, search.numbers + self._group_size - len(chosen))
         fresh = await sampled(task, services, ctx, missing)
@@ -173,7 +181,7 @@ class DeepSearch:
             search.forked.add(episode.sibling)
             episodes += await episode.fork(numbers, at=len(episode.row))
         async with asyncio.TaskGroup() as writing:
-            running = [writing.create_task(self._child(node, e)) for e in episodes]
+            running = [writing.create_task(self._child(node, e, search)) for e in episodes]
         children = [task.result() for task in running]
         node.children = children
         search.nodes += children
@@ -191,7 +199,7 @@ class DeepSearch:
         if episode.sibling not in search.forked:
             await episode.close()
 
-    async def _child(self, node: Node, episode: Episode) -> Node:
+    async def _child(self, node: Node, episode: Episode, search: _Search) -> Node:
         """One more piece of text, and the world's answer when it completes a turn."""
         written = (
             await episode.write(max_tokens=self._node_tokens) if episode.stop is None else None
@@ -201,6 +209,7 @@ class DeepSearch:
         child = Node(episode.sibling, node, node.depth + 1, node.end, len(episode.row))
         if written is not None and len(written.logprobs):
             child.entropy = -float(written.logprobs.mean())
+            search.n_sampled += len(written.logprobs)
         if episode.stop is None and child.depth < self._max_depth:
             child.episode = episode
         elif episode.stop is not StopReason.ERROR:

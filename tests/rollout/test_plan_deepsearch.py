@@ -115,6 +115,11 @@ async def test_a_tree_by_hand(world: Any, search: Plans) -> None:
     found = await search(texts(world, choose), plan)
     assert [t.correct for t in found.trajectories] == [False, True, False, True]
     assert [t.sibling for t in found.trajectories] == [0, 1, 2, 3]
+    assert {
+        (t.rewards["search/nodes"], t.rewards["search/tokens"]) for t in found.trajectories
+    } == {(7.0, float(6 + 2 * 3 + 2 * 4))}, (
+        "the root, two and four children; of 3 tokens, no. and its end 3, the right ones 4"
+    )
     assert found.token_rewards is not None
     values = [r[len(t.rows[0].segments[0]) :] for t, r in zip(
         found.trajectories, found.token_rewards, strict=True)]  # fmt: skip
