@@ -3,10 +3,13 @@
     OMP_NUM_THREADS=1 python benchmarks/engine_gap.py [--engines transformers vllm vllm_server]
 
 The shipped model answers 32 tasks, 48 tokens each, at temperatures 1 and 0.7, in fp32 and in bf16. The
-learner is a plain fp32 forward of the same model by transformers (for bf16 engines: fp32 and bf16 ones).
+learner is a plain forward of the same model by transformers (for bf16 engines: in fp32 and in bf16).
 Reported per engine and arithmetic: mean and largest difference of the sampled tokens' logprobs and
-entropies, and Schulman's k3 estimate of the divergence. In fp32 the largest logprob and entropy
-difference must stay below 1e-5. Writes benchmarks/results/engine_gap.json.
+entropies, and Schulman's k3 estimate of the divergence. In fp32 the mean differences must stay below
+1e-5. The largest ones depend on how large the model's logits are (this one's reach 60), so the same
+numbers are given for the fp32 learner against itself in float64: `yardstick`. No fp32 engine can be
+expected to be closer to the learner than the learner is to the truth; it must be within 3 times that.
+Writes benchmarks/results/engine_gap.json.
 """
 
 from __future__ import annotations
@@ -32,6 +35,9 @@ from agentrl.types import Message
 
 RESULTS = Path(__file__).parent / "results" / "engine_gap.json"
 LIMIT = 1e-5
+"""Largest mean difference in fp32, in nats."""
+SLACK = 3.0
+"""Largest difference in fp32, as a multiple of the yardstick's."""
 TASKS, TOKENS = 32, 48
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -50,7 +56,8 @@ def prompts(renderer: NanoRenderer) -> list[np.ndarray]:
 def forward(model, row: np.ndarray, g: Generation, temperature: float):
     """The learner's logprobs and entropies of the generated tokens."""
     ids = torch.as_tensor(np.concatenate([row, g.token_ids]).astype(np.int64))[None]
-    logits = model(ids).logits[0, len(row) - 1 : -1].float() / temperature
+    logits = model(ids).logits[0, len(row) - 1 : -1]
+    logits = (logits if logits.dtype == torch.float64 else logits.float()) / temperature
     logprobs = torch.log_softmax(logits, -1)
     picked = logprobs.gather(1, torch.as_tensor(g.token_ids.astype(np.int64))[:, None])[:, 0]
     return picked.numpy(), torch.special.entr(logprobs.exp()).sum(-1).numpy()
@@ -70,14 +77,20 @@ async def sample(engine, rows, temperature: float) -> list[Generation]:
     return [task.result() for task in tasks]
 
 
-def gap(model, rows, generations, temperature: float) -> dict[str, float]:
-    """Differences over all generated tokens."""
+def said(g: Generation):
+    """What the engine itself says of its tokens."""
+    return g.logprobs, g.entropies
+
+
+def gap(model, rows, generations, temperature: float, other=None) -> dict[str, float]:
+    """Differences over all generated tokens: of the engine, or of another model, to `model`."""
     logprobs, entropies, ratios = [], [], []
     for row, g in zip(rows, generations, strict=True):
         learner, entropy = forward(model, row, g, temperature)
-        logprobs.append(np.abs(g.logprobs - learner))
-        entropies.append(np.abs(g.entropies - entropy))
-        ratios.append(learner.astype(np.float64) - g.logprobs)
+        mine, own = said(g) if other is None else forward(other, row, g, temperature)
+        logprobs.append(np.abs(mine - learner))
+        entropies.append(np.abs(own - entropy))
+        ratios.append(learner.astype(np.float64) - mine)
     d, e, r = map(np.concatenate, (logprobs, entropies, ratios))
     return {
         "tokens": int(d.size),
@@ -90,6 +103,7 @@ def gap(model, rows, generations, temperature: float) -> dict[str, float]:
 
 
 async def measure(names: list[str]) -> list[dict[str, object]]:
+    """One entry per engine, arithmetic, learner and temperature."""
     path = model_path("nano")
     tokenizer = load_tokenizer(path)
     rows = prompts(NanoRenderer(tokenizer))
@@ -97,6 +111,7 @@ async def measure(names: list[str]) -> list[dict[str, object]]:
         name: AutoModelForCausalLM.from_pretrained(path, dtype=dtype).eval()
         for name, dtype in DTYPES.items()
     }
+    exact = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float64).eval()
     found: list[dict[str, object]] = []
     for name in names:
         for dtype in DTYPES:
@@ -106,7 +121,13 @@ async def measure(names: list[str]) -> list[dict[str, object]]:
             for temperature in (1.0, 0.7):
                 drawn = await sample(engine, rows, temperature)
                 for learner in dict.fromkeys([dtype, "float32"]):
-                    result = gap(learners[learner], rows, drawn, temperature)
+                    result: dict[str, object] = dict(
+                        gap(learners[learner], rows, drawn, temperature)
+                    )
+                    if dtype == "float32":
+                        result["yardstick"] = gap(
+                            exact, rows, drawn, temperature, learners["float32"]
+                        )
                     found.append(
                         {
                             "engine": name,
@@ -126,13 +147,17 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     found = asyncio.run(measure(arguments.engines))
-    exact = [x for x in found if x["dtype"] == "float32"]
-    worst = max(max(float(x["logprob_max"]), float(x["entropy_max"])) for x in exact)
+    mean, largest = worst(found)
+    ok = mean < LIMIT and largest < SLACK
     report = {
         "what": "engine against learner on sampled tokens, in nats",
-        "limit_float32": LIMIT,
-        "worst_float32": worst,
-        "ok": worst < LIMIT,
+        "float32": {
+            "worst_mean": mean,
+            "limit_mean": LIMIT,
+            "worst_largest_over_yardstick": largest,
+            "limit_over_yardstick": SLACK,
+        },
+        "ok": ok,
         "rows": found,
         "machine": about_this_machine(),
     }
@@ -143,8 +168,23 @@ def main() -> int:
             f"logprob mean {x['logprob_mean']:.1e} max {x['logprob_max']:.1e}  "
             f"entropy mean {x['entropy_mean']:.1e} max {x['entropy_max']:.1e}  k3 {x['k3']:.1e}"
         )
-    print(f"worst in float32: {worst:.1e}, limit {LIMIT:g}: {'ok' if worst < LIMIT else 'FAILED'}")
-    return 0 if worst < LIMIT else 1
+    print(
+        f"float32: worst mean {mean:.1e}, limit {LIMIT:g}; worst largest {largest:.2f} x the learner's "
+        f"own distance to float64, limit {SLACK:g}: {'ok' if ok else 'FAILED'}"
+    )
+    return 0 if ok else 1
+
+
+def worst(found: list[dict[str, object]]) -> tuple[float, float]:
+    """In fp32: the worst mean difference, and the worst largest one over its yardstick."""
+    means, ratios = [], []
+    for entry in found:
+        if entry["dtype"] != "float32":
+            continue
+        for what in ("logprob", "entropy"):
+            means.append(entry[f"{what}_mean"])
+            ratios.append(entry[f"{what}_max"] / entry["yardstick"][f"{what}_max"])
+    return max(means), max(ratios)
 
 
 if __name__ == "__main__":
