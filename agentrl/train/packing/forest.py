@@ -78,7 +78,7 @@ class Growth:
 
 def ordered(token_ids: Indices, lengths: Indices) -> Ordered:
     """Order rows of ids [b, T] by their first `lengths` [b] ids, a prefix before what continues it."""
-    big_endian = token_ids.astype(">u8")
+    big_endian = token_ids.astype(">u4")
     keys = [big_endian[row, :n].tobytes() for row, n in enumerate(lengths)]
     rows = np.array(sorted(range(len(keys)), key=lambda row: (keys[row], row)), dtype=np.int64)
     if not len(rows):
