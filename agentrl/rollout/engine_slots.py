@@ -1,10 +1,13 @@
 """How many requests an engine is given at once, adapted to the room its cache has.
 
 An engine that runs out of room for keys and values sets requests back and computes them twice. The
-limiter keeps what does not fit in its own queue instead, first come first served: it shrinks by a
-factor when requests were set back, falls to what really runs when they wait inside a full engine,
-and grows by a step while there is room and somebody waits (additive increase, multiplicative
-decrease; Chiu and Jain 1989).
+limiter keeps what does not fit in its own queue instead: it starts at half and doubles while there is
+room; from the first sign of fullness on it shrinks by a factor when requests were set back, falls to
+what really runs when they wait inside a full engine, and grows by a step while there is room and
+somebody waits (additive increase, multiplicative decrease; Chiu and Jain 1989).
+
+The episode that began first goes first, so that those under way finish, their prefixes still in the
+engine's cache, before others begin.
 """
 
 from __future__ import annotations
@@ -30,24 +33,35 @@ LOOK_S = 0.25
 class EngineSlots:
     """Implements `agentrl.context.Limiter`."""
 
-    __slots__ = ("_least", "_looked", "_most", "_preemptions", "_read", "_slots", "_step")
+    __slots__ = (
+        "_least",
+        "_looked",
+        "_most",
+        "_preemptions",
+        "_read",
+        "_slots",
+        "_started",
+        "_step",
+    )
 
     def __init__(self, most: int, read: Callable[[], EngineStatistics], *, least: int = 1) -> None:
-        """most, least: bounds of the capacity; it starts at `most`. read: the engine's statistics."""
+        """most, least: bounds of the capacity. read: the engine's statistics."""
         self._slots = Slots(most, name="place in the engine")
         self._most, self._least, self._read = most, min(least, most), read
         self._step = max(1, most // 32)
+        self._started = False
+        """The engine has been full once: the capacity grows by steps from then on."""
         self._looked: float | None = None
         self._preemptions = 0
 
-    def slot(self) -> AbstractAsyncContextManager[float]:
-        """Hold one place; entering gives the seconds waited."""
-        return _EngineSlot(self)
+    def slot(self, rank: int = 0) -> AbstractAsyncContextManager[float]:
+        """Hold one place; entering gives the seconds waited. Lower ranks go first."""
+        return _EngineSlot(self, rank)
 
-    async def acquire(self) -> float:
+    async def acquire(self, rank: int = 0) -> float:
         """Wait for a place, with the capacity that the engine's cache allows."""
         self._look()
-        return await self._slots.acquire()
+        return await self._slots.acquire(rank)
 
     def release(self) -> None:
         """Give a place back."""
@@ -63,8 +77,10 @@ class EngineSlots:
         now = asyncio.get_running_loop().time()
         if self._looked is not None and now - self._looked < LOOK_S:
             return
-        self._looked = now
+        first, self._looked = self._looked is None, now
         found = self._read()
+        if first and found.kv_used is not None:
+            self._slots.resize(max(self._least, self._most // 2))
         set_back = found.preemptions - self._preemptions
         self._preemptions = found.preemptions
         wanted = self._wanted(found, set_back)
@@ -76,26 +92,28 @@ class EngineSlots:
         """The capacity that suits what was found; the present one when nothing is known."""
         capacity = self._slots.capacity
         if set_back > 0:
+            self._started = True
             return int(SHRINK * min(capacity, found.running))
         if found.kv_used is None:
             return capacity
         if found.waiting and found.kv_used >= FULL:
+            self._started = True
             return min(capacity, found.running + self._step)
         if not found.waiting and found.kv_used < ROOMY and self._slots.waiting:
-            return capacity + self._step
+            return capacity + (self._step if self._started else capacity)
         return capacity
 
 
 class _EngineSlot(AbstractAsyncContextManager[float]):
     """One place, held from entering to leaving."""
 
-    __slots__ = ("_slots",)
+    __slots__ = ("_rank", "_slots")
 
-    def __init__(self, slots: EngineSlots) -> None:
-        self._slots = slots
+    def __init__(self, slots: EngineSlots, rank: int) -> None:
+        self._slots, self._rank = slots, rank
 
     async def __aenter__(self) -> float:
-        return await self._slots.acquire()
+        return await self._slots.acquire(self._rank)
 
     async def __aexit__(
         self,

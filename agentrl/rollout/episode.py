@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from itertools import count
 from time import monotonic
 from typing import Literal
 
@@ -18,7 +19,7 @@ import numpy as np
 
 from agentrl.chat.base import Inline
 from agentrl.chat.opening import open_conversation
-from agentrl.context import Context, Unlimited
+from agentrl.context import Context
 from agentrl.engine.base import Engine, Generation, Sampling
 from agentrl.env import Action, Env, Observation, StepResult
 from agentrl.errors import DeadlineExceeded, EngineError, WorldFault
@@ -28,6 +29,7 @@ from agentrl.rollout.faults import EnvFault, of_env, told, within
 from agentrl.rollout.limits import Lease, clip_result
 from agentrl.rollout.parts import Names, Parts
 from agentrl.rollout.recorder import Moment, Recorder
+from agentrl.rollout.slots import Unranked
 from agentrl.trajectory import StopReason, Trajectory
 from agentrl.transcript import Int32Array, Origin, Segment, Transcript, floats_array, ids_array
 from agentrl.types import Task
@@ -56,6 +58,9 @@ class _Mark:
 CLOCK_S = 1e-3
 """A timer may fire so much early."""
 
+_ranks = count()
+"""Episodes in the order in which they were made."""
+
 Stage = Literal["new", "setup", "generation", "queue", "step", "plan", "closing"]
 """What an episode is busy with; `plan`: its plan decides what comes next."""
 
@@ -65,8 +70,8 @@ class LiveEpisode:
 
     __slots__ = (
         "_branches", "_carried", "_complete", "_ctx", "_ended", "_env", "_error", "_lease",
-        "_marks", "_names", "_parts", "_played", "_recorder", "_seeds", "_since", "_stage", "_stop",
-        "_unreadable", "_written",
+        "_marks", "_names", "_parts", "_played", "_rank", "_recorder", "_seeds", "_since", "_stage",
+        "_stop", "_unreadable", "_written",
     )  # fmt: skip
 
     def __init__(
@@ -90,6 +95,7 @@ class LiveEpisode:
         self._error: str | None = None
         self._stage: Stage = "new"
         self._since = monotonic()
+        self._rank = next(_ranks)
 
     @classmethod
     def of(
@@ -242,8 +248,8 @@ class LiveEpisode:
         """`scope` is the timer of the border around; the wait for a place has only the episode's."""
         parts, recorder = self._parts, self._recorder
         writer = parts.writer(by)
-        slots = parts.engine_slots if by is None else Unlimited()
-        async with slots.slot() as waited_s:
+        slots = parts.engine_slots if by is None else Unranked()
+        async with slots.slot(self._rank) as waited_s:
             recorder.queue_s += waited_s
             self._enter("generation")
             scope.reschedule(self._until(parts.limits.generate_s))
@@ -383,6 +389,7 @@ class LiveEpisode:
         recorder = self._recorder.branch(self._names.uid(sibling), sibling, at, since=mark.moment)
         branch = LiveEpisode(self._parts, self._names, recorder, env, lease)
         branch._ctx = replace(branch._ctx, deadline=self._ctx.deadline, seed=self._seeds.env)
+        branch._rank = self._rank
         branch._played = self._played[: mark.n_played]
         branch._marks = list(marks)
         branch._unreadable = mark.unreadable

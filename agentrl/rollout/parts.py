@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from agentrl.chat.base import Renderer, ToolProtocol
-from agentrl.context import Limiter, Unlimited
+from agentrl.context import Limiter
 from agentrl.engine.base import Engine, Sampling
 from agentrl.env import Env
 from agentrl.errors import UserError
 from agentrl.points import Ctx, Patch
 from agentrl.rollout.limits import Limits
+from agentrl.rollout.slots import EngineLimiter, Unranked
 from agentrl.sandbox import SandboxPool
 from agentrl.seeds import derive
 from agentrl.types import Task
@@ -30,7 +31,7 @@ class Parts:
     """Temperature, top-p, top-k and entropies; tokens, stops and seed are set per turn."""
     tool_slots: Limiter
     pool: SandboxPool | None = None
-    engine_slots: Limiter = field(default_factory=Unlimited)
+    engine_slots: EngineLimiter = field(default_factory=Unranked)
     """Bounds generations in flight over all episodes."""
     partners: Mapping[str, Engine] = field(default_factory=dict[str, Engine])
     """See `Services.partners`."""

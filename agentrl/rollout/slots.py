@@ -1,16 +1,17 @@
-"""A bounded number of holders at once, first come first served, with statistics."""
+"""A bounded number of holders at once: the lowest rank first, then first come first served."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from asyncio import Future, TimerHandle
-from collections import deque
 from collections.abc import Callable, Iterable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
+from heapq import heappop, heappush
 from types import TracebackType
+from typing import Protocol
 
-from agentrl.context import LimiterStatistics
+from agentrl.context import LimiterStatistics, Unlimited
 
 STALL_S = 300.0
 """After so long without a place coming free, those who hold one are named."""
@@ -32,8 +33,8 @@ class Slots:
     """
 
     __slots__ = (
-        "_admitted", "_borrowed", "_capacity", "_holders", "_last", "_longest_s", "_name", "_queue",
-        "_stall_s", "_total_s", "_watch",
+        "_admitted", "_arrivals", "_borrowed", "_capacity", "_holders", "_last", "_longest_s", "_name",
+        "_queue", "_stall_s", "_total_s", "_watch",
     )  # fmt: skip
 
     def __init__(
@@ -48,16 +49,18 @@ class Slots:
         if capacity < 1:
             raise ValueError(f"a limiter needs at least one slot, not {capacity}")
         self._capacity, self._borrowed = capacity, 0
-        self._queue: deque[Future[None]] = deque()
+        self._queue: list[tuple[int, int, Future[None]]] = []
+        """A heap by rank and order of arrival."""
+        self._arrivals = 0
         self._admitted, self._total_s, self._longest_s = 0, 0.0, 0.0
         self._name, self._holders, self._stall_s = name, holders, stall_s
         self._last = 0.0
         """When a place was last handed over, or the queue began."""
         self._watch: TimerHandle | None = None
 
-    def slot(self) -> AbstractAsyncContextManager[float]:
-        """Hold one place; entering gives the seconds waited."""
-        return _Slot(self)
+    def slot(self, rank: int = 0) -> AbstractAsyncContextManager[float]:
+        """Hold one place; entering gives the seconds waited. Lower ranks go first."""
+        return _Slot(self, rank)
 
     @property
     def capacity(self) -> int:
@@ -72,14 +75,14 @@ class Slots:
     @property
     def waiting(self) -> int:
         """Those who wait for one."""
-        return sum(not future.done() for future in self._queue)
+        return sum(not place.done() for _, _, place in self._queue)
 
     def resize(self, capacity: int) -> None:
         """Change the number of places; who holds one keeps it."""
         self._capacity = capacity
         self._admit()
 
-    async def acquire(self) -> float:
+    async def acquire(self, rank: int = 0) -> float:
         """Wait for a place; the seconds that took. Give it back by `release`."""
         self._admitted += 1
         if self._borrowed < self._capacity and not self._queue:
@@ -89,7 +92,8 @@ class Slots:
         asked = loop.time()
         place: Future[None] = loop.create_future()
         self._last = asked if not self._queue else self._last
-        self._queue.append(place)
+        self._arrivals += 1
+        heappush(self._queue, (rank, self._arrivals, place))
         if self._watch is None:
             self._watch = loop.call_later(self._stall_s, self._look)
         try:
@@ -111,7 +115,7 @@ class Slots:
 
     def _admit(self) -> None:
         while self._queue and self._borrowed < self._capacity:
-            place = self._queue.popleft()
+            _, _, place = heappop(self._queue)
             if not place.done():
                 place.set_result(None)
                 self._borrowed += 1
@@ -122,7 +126,7 @@ class Slots:
         self._watch = None
         if not self._queue:
             return
-        loop = self._queue[0].get_loop()
+        loop = asyncio.get_running_loop()
         left_s = self._last + self._stall_s - loop.time()
         if left_s <= 0:
             self._warn()
@@ -148,16 +152,40 @@ class Slots:
         )
 
 
+class EngineLimiter(Protocol):
+    """A Limiter that lets the lowest rank in first."""
+
+    def slot(self, rank: int = 0) -> AbstractAsyncContextManager[float]:
+        """Hold one place; entering gives the seconds waited."""
+        ...
+
+    def statistics(self) -> LimiterStatistics:
+        """Counts for metrics."""
+        ...
+
+
+class Unranked:
+    """An EngineLimiter that admits everyone, for single episodes."""
+
+    def slot(self, rank: int = 0) -> AbstractAsyncContextManager[float]:
+        """Enter at once."""
+        return nullcontext(0.0)
+
+    def statistics(self) -> LimiterStatistics:
+        """Always idle."""
+        return Unlimited().statistics()
+
+
 class _Slot(AbstractAsyncContextManager[float]):
     """One place, held from entering to leaving."""
 
-    __slots__ = ("_slots",)
+    __slots__ = ("_rank", "_slots")
 
-    def __init__(self, slots: Slots) -> None:
-        self._slots = slots
+    def __init__(self, slots: Slots, rank: int) -> None:
+        self._slots, self._rank = slots, rank
 
     async def __aenter__(self) -> float:
-        return await self._slots.acquire()
+        return await self._slots.acquire(self._rank)
 
     async def __aexit__(
         self,
@@ -168,4 +196,4 @@ class _Slot(AbstractAsyncContextManager[float]):
         self._slots.release()
 
 
-__all__ = ["Slots"]
+__all__ = ["EngineLimiter", "Slots", "Unranked"]

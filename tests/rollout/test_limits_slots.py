@@ -147,12 +147,14 @@ class Fake:
         )
 
 
-def looked(change: dict[str, Any], *, capacity: int = 64, queue: int = 0) -> int:
-    """The capacity after one look at an engine of these statistics."""
+def looked(change: dict[str, Any], *, capacity: int = 64, queue: int = 0, full: bool = True) -> int:
+    """The capacity after one look at an engine of these statistics; `full`: it once was."""
 
     async def work() -> int:
         fake = Fake()
         slots = EngineSlots(64, fake.read)
+        slots._look()
+        slots._started = full
         slots._slots.resize(capacity)
         for _ in range(capacity if queue else 1):
             await slots.acquire()
@@ -187,6 +189,56 @@ def test_one_look_at_the_engine_by_hand(
     change: dict[str, Any], capacity: int, queue: int, expected: int
 ):
     assert looked(change, capacity=capacity, queue=queue) == expected
+
+
+def test_it_starts_at_half_and_doubles_until_the_engine_was_full_once():
+    assert looked({"kv_used": 0.5, "running": 8}, capacity=8, queue=5, full=False) == 16
+    assert looked({"kv_used": 0.5, "running": 8}, capacity=40, queue=5, full=False) == 64
+
+    async def first(kv_used: float | None) -> int:
+        fake = Fake()
+        fake.kv_used = kv_used
+        slots = EngineSlots(64, fake.read)
+        await slots.acquire()
+        return slots.statistics().capacity
+
+    assert run_virtually(first(0.0)) == 32
+    assert run_virtually(first(None)) == 64, "an engine that does not tell is given everything"
+
+
+async def test_the_lowest_rank_goes_first_and_equals_in_order():
+    slots, order = Slots(1), list[tuple[int, int]]()
+
+    async def hold(rank: int, i: int) -> None:
+        async with slots.slot(rank):
+            order.append((rank, i))
+
+    await slots.acquire()
+    async with asyncio.TaskGroup() as group:
+        for i, rank in enumerate((3, 1, 2, 1, 3)):
+            group.create_task(hold(rank, i))
+        await asyncio.sleep(0)
+        slots.release()
+    assert order == [(1, 1), (1, 3), (2, 2), (3, 0), (3, 4)]
+
+
+async def test_episodes_under_way_go_before_those_that_begin(world: Any):
+    """Four episodes of two turns (rows of 4 and 11 tokens), one place in the engine.
+
+    A place given back goes to who waits; the one that gave it is back for its second turn before the
+    third episode begins.
+    """
+    seen: list[int] = []
+
+    def script(row: Any, sampling: Any, i: int) -> str:
+        seen.append(len(row))
+        return "a"
+
+    parts = world.parts(world.script(script, tokens_per_s=200), world.bare(), max_turns=2)
+    runner = Episodes(parts, seed=0, in_flight=4, adaptive=False)
+    runner.parts.engine_slots.resize(1)
+    await Sample(group_size=4).collect(world.task, Services(runner), CTX)
+    assert seen == [4, 4, 11, 11] * 2
 
 
 def test_the_collector_is_patient_while_episodes_live_and_as_before_afterwards():
