@@ -1,10 +1,9 @@
 """How many requests an engine is given at once, adapted to the room its cache has.
 
 An engine that runs out of room for keys and values sets requests back and computes them twice. The
-limiter keeps what does not fit in its own queue instead: it starts at half and doubles while there is
-room; from the first sign of fullness on it shrinks by a factor when requests were set back, falls to
-what really runs when they wait inside a full engine, and grows by a step while there is room and
-somebody waits (additive increase, multiplicative decrease; Chiu and Jain 1989).
+limiter keeps what does not fit in its own queue instead: it shrinks by a factor when requests were
+set back, falls to what really runs when they wait inside a full engine, and grows by a step while
+there is room and somebody waits (additive increase, multiplicative decrease; Chiu and Jain 1989).
 
 The episode that began first goes first, so that those under way finish, their prefixes still in the
 engine's cache, before others begin.
@@ -45,12 +44,10 @@ class EngineSlots:
     )
 
     def __init__(self, most: int, read: Callable[[], EngineStatistics], *, least: int = 1) -> None:
-        """most, least: bounds of the capacity. read: the engine's statistics."""
+        """most, least: bounds of the capacity; it starts at `most`. read: the engine's statistics."""
         self._slots = Slots(most, name="place in the engine")
         self._most, self._least, self._read = most, min(least, most), read
         self._step = max(1, most // 32)
-        self._started = False
-        """The engine has been full once: the capacity grows by steps from then on."""
         self._looked: float | None = None
         self._preemptions = 0
 
@@ -77,10 +74,8 @@ class EngineSlots:
         now = asyncio.get_running_loop().time()
         if self._looked is not None and now - self._looked < LOOK_S:
             return
-        first, self._looked = self._looked is None, now
+        self._looked = now
         found = self._read()
-        if first and found.kv_used is not None:
-            self._slots.resize(max(self._least, self._most // 2))
         set_back = found.preemptions - self._preemptions
         self._preemptions = found.preemptions
         wanted = self._wanted(found, set_back)
@@ -92,15 +87,13 @@ class EngineSlots:
         """The capacity that suits what was found; the present one when nothing is known."""
         capacity = self._slots.capacity
         if set_back > 0:
-            self._started = True
             return int(SHRINK * min(capacity, found.running))
         if found.kv_used is None:
             return capacity
         if found.waiting and found.kv_used >= FULL:
-            self._started = True
             return min(capacity, found.running + self._step)
         if not found.waiting and found.kv_used < ROOMY and self._slots.waiting:
-            return capacity + (self._step if self._started else capacity)
+            return capacity + self._step
         return capacity
 
 

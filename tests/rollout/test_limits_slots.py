@@ -147,14 +147,12 @@ class Fake:
         )
 
 
-def looked(change: dict[str, Any], *, capacity: int = 64, queue: int = 0, full: bool = True) -> int:
-    """The capacity after one look at an engine of these statistics; `full`: it once was."""
+def looked(change: dict[str, Any], *, capacity: int = 64, queue: int = 0) -> int:
+    """The capacity after one look at an engine of these statistics."""
 
     async def work() -> int:
         fake = Fake()
         slots = EngineSlots(64, fake.read)
-        slots._look()
-        slots._started = full
         slots._slots.resize(capacity)
         for _ in range(capacity if queue else 1):
             await slots.acquire()
@@ -189,21 +187,6 @@ def test_one_look_at_the_engine_by_hand(
     change: dict[str, Any], capacity: int, queue: int, expected: int
 ):
     assert looked(change, capacity=capacity, queue=queue) == expected
-
-
-def test_it_starts_at_half_and_doubles_until_the_engine_was_full_once():
-    assert looked({"kv_used": 0.5, "running": 8}, capacity=8, queue=5, full=False) == 16
-    assert looked({"kv_used": 0.5, "running": 8}, capacity=40, queue=5, full=False) == 64
-
-    async def first(kv_used: float | None) -> int:
-        fake = Fake()
-        fake.kv_used = kv_used
-        slots = EngineSlots(64, fake.read)
-        await slots.acquire()
-        return slots.statistics().capacity
-
-    assert run_virtually(first(0.0)) == 32
-    assert run_virtually(first(None)) == 64, "an engine that does not tell is given everything"
 
 
 async def test_the_lowest_rank_goes_first_and_equals_in_order():
