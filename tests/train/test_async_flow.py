@@ -487,6 +487,6 @@ async def test_idle_shares_by_hand():
         feed.learning()
         await asyncio.sleep(0.1)
         metrics = feed.metrics()
-    assert 0.3 < metrics["idle/learner"] < 0.9
-    assert 0.1 < metrics["idle/rollouts"] < 0.7
-    assert metrics["idle/learner"] + metrics["idle/rollouts"] == pytest.approx(1.0, abs=0.05)
+    assert metrics["idle/learner"] > 0.1
+    assert metrics["idle/rollouts"] > 0.05
+    assert metrics["idle/learner"] + metrics["idle/rollouts"] == pytest.approx(1.0, abs=0.2)

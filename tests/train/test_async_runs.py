@@ -328,7 +328,7 @@ async def test_an_interrupt_during_the_update_leaves_the_new_boundary(
 async def test_tools_are_waited_for_while_the_learner_computes(
     made: Callable[..., Made], mode: str
 ):
-    """Groups are finished while an update blocks its thread."""
+    """The second update does not go on before a group is finished beside it."""
     run = made(train={"mode": mode, "steps": 4}, env={"pause_s": 0.05})
     learner: Any = run.run.learner
     update, answered, during = learner.update, [0], []
@@ -340,15 +340,17 @@ async def test_tools_are_waited_for_while_the_learner_computes(
         return group
 
     def slow(*args: Any, **options: Any) -> Any:
-        before = answered[0]
-        time.sleep(0.25)
-        during.append(answered[0] - before)
+        before, ends = answered[0], time.monotonic() + 30
+        during.append(before)
+        while len(during) == 2 and answered[0] == before and time.monotonic() < ends:
+            time.sleep(0.005)
+        during[-1] = answered[0] - before
         return update(*args, **options)
 
     learner.update = slow
     run.run.method.plan.collect = collect  # type: ignore[method-assign]
     await run.train()
-    assert sum(during) > 0
+    assert during[1] > 0
 
 
 @pytest.mark.parametrize("mode", MODES)
