@@ -26,6 +26,7 @@ HOST_ARGUMENTS = frozenset(
         "deterministic",
         "group_size",
         "expert",
+        "limits",
     }
 )
 """Names that the host hands in; a config never sets them as plug-in options."""

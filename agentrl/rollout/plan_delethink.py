@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from agentrl.errors import UserError
 from agentrl.points import Ctx, Episode, Services
+from agentrl.rollout.limits import Limits
 from agentrl.rollout.siblings import side_by_side
 from agentrl.trajectory import Group, StopReason, Trajectory
 from agentrl.types import Task
@@ -31,6 +32,7 @@ class Delethink:
         carry: int = 4096,
         keep_head: int = 100,
         chunks: int = 5,
+        limits: Limits | None = None,
     ) -> None:
         """
         chunk: tokens of a row after the query. carry: those taken over from the row before.
@@ -43,6 +45,10 @@ class Delethink:
             )
         if chunks < 1:
             raise UserError(f"delethink.chunks is at least 1, not {chunks}")
+        if limits is not None and limits.turn_tokens <= chunk:
+            raise _too_short("env.turn_tokens", chunk, chunk + 1)
+        if limits is not None and limits.max_tokens <= chunk:
+            raise _too_short("env.max_tokens", chunk, 2 * chunk)
         self._group_size, self._chunk, self._chunks = group_size, chunk, chunks
         self._head, self._tail = keep_head, carry - keep_head
 
@@ -87,16 +93,17 @@ class Delethink:
         if chunk == self._chunks or episode.complete:
             return
         if episode.stop is StopReason.TURN_TOKENS:
-            raise UserError(
-                f"delethink writes chunks of {self._chunk} tokens, which a turn may not have; set "
-                f"env.turn_tokens={self._chunk + 1} or more"
-            )
+            raise _too_short("env.turn_tokens", self._chunk, self._chunk + 1)
         full = episode.stop in (StopReason.MAX_TOKENS, StopReason.CONTEXT)
         if full and len(episode.row) <= self._chunk:
-            raise UserError(
-                f"delethink's rows hold a query and {self._chunk} tokens, and a row may have only "
-                f"{len(episode.row)}; set env.max_tokens={2 * self._chunk} or rollout.plan.chunk lower"
-            )
+            raise _too_short("env.max_tokens", self._chunk, 2 * self._chunk)
+
+
+def _too_short(limit: str, chunk: int, enough: int) -> UserError:
+    return UserError(
+        f"delethink writes chunks of {chunk} tokens behind the query, which {limit} does not allow; "
+        f"set {limit}={enough} or more, or rollout.plan.chunk lower"
+    )
 
 
 __all__ = ["Delethink"]

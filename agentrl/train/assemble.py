@@ -180,6 +180,7 @@ def make_method(
             group_size=rollout.group_size,
             renderer=parts.renderer,
             expert=_expert(parts),
+            limits=parts.limits,
         ),
         services=Services(
             episodes=episodes,

@@ -16,6 +16,7 @@ from agentrl.engine.base import Sampling
 from agentrl.engine.scripted import Reply
 from agentrl.errors import EngineError, UserError
 from agentrl.points import Ctx, Services
+from agentrl.rollout.limits import Limits
 from agentrl.rollout.loop import Episodes
 from agentrl.rollout.plan_delethink import Delethink
 from agentrl.trajectory import Group, StopReason, Trajectory
@@ -140,6 +141,9 @@ async def test_limits_below_a_chunk_are_refused(world: Any) -> None:
         with pytest.raises(ExceptionGroup) as caught:
             await thought(world, plan, letters(99), **limit)
         assert caught.group_contains(UserError, match=f"env.{next(iter(limit))}")
+    for short in (Limits(turn_tokens=60), Limits(max_tokens=60)):
+        with pytest.raises(UserError, match="chunks of 60"):
+            Delethink(chunk=60, carry=4, keep_head=2, limits=short)
     for wrong in ({"carry": 9}, {"keep_head": 4}, {"chunks": 0}):
         with pytest.raises(UserError):
             Delethink(**{"chunk": 9, "carry": 4, "keep_head": 2, **wrong})
