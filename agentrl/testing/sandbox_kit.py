@@ -52,7 +52,7 @@ async def check_sandbox(
         results = await run_checks(pool_checks(pool))
         for result in results:
             told(result)
-        cell = cell_of(pool, name)
+        cell = await cell_of(pool, name)
         judged = await run_cases(pool, CASES, cell, limits, told=lambda r: told(as_check(r)))
         return results + [as_check(result) for result in judged]
     finally:

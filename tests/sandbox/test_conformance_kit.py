@@ -75,6 +75,8 @@ async def test_a_known_leak_must_leak_where_it_is_known_and_nowhere_else():
     bad, good = ExecResult("ok", value="3"), ExecResult("ok", value="2")
     assert await outcome(bad, known=(LEAK,)) == ("known leak", "a reason")
     assert (await outcome(good, known=(LEAK,)))[0] == "leaks no more"
+    raced = (replace(LEAK, certain=False),)
+    assert [(await outcome(r, known=raced))[0] for r in (bad, good)] == ["known leak"] * 2
     elsewhere = [
         replace(LITE, level="standard"), replace(LITE, user="ordinary"),
         replace(LITE, backend="other"),

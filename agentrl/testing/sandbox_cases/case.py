@@ -18,7 +18,9 @@ Danger: TypeAlias = Literal["harmless", "escape", "memory", "disk", "processes"]
 """What a box that fails the case lets happen: nothing; a poke at things of the case's own making;
 or a bounded bomb, of which one runs at a time. Only `harmless` ones run without isolation."""
 
-User: TypeAlias = Literal["root", "ordinary"]
+User: TypeAlias = Literal["root", "apart", "ordinary"]
+"""`apart`: this side is root's, but each session runs as a user of its own, as they do where another
+user can reach the interpreter."""
 
 SHORT_S = 0.3
 """Deadline of code that never ends."""
@@ -34,7 +36,7 @@ class Cell:
     """Name under which the pool is registered."""
     level: IsolationLevel
     user: User
-    """Who runs this side."""
+    """Who runs this side, and its sessions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,8 @@ class Leak:
     """Never empty: nothing is known of a stranger's back end."""
     levels: tuple[IsolationLevel, ...] = ()
     users: tuple[User, ...] = ()
+    certain: bool = True
+    """False: it takes a race that the code may lose, so that it held proves nothing."""
 
     def covers(self, cell: Cell) -> bool:
         """Whether the leak is known in `cell`."""
@@ -133,6 +137,6 @@ class Case:
         words = "".join(c if c.isalnum() else " " for c in self.name).split()
         return "_".join(words)
 
-    def known_leak(self, cell: Cell) -> str | None:
-        """Why the case leaks in `cell`, None where it must hold."""
-        return next((leak.reason for leak in self.known if leak.covers(cell)), None)
+    def known_leak(self, cell: Cell) -> Leak | None:
+        """How the case leaks in `cell`, None where it must hold."""
+        return next((leak for leak in self.known if leak.covers(cell)), None)

@@ -18,6 +18,18 @@ FILES_WRITABLE = Leak(
     ("local",),
     ("minimal",),
 )
+OWN_FILES_READABLE = Leak(
+    "the system-call filter alone keeps no private file of the session's user from being read",
+    ("local",),
+    ("minimal",),
+    ("root", "ordinary"),
+)
+LINKS_RACED = Leak(
+    "the system-call filter alone lets links be swapped while they are followed",
+    ("local",),
+    ("minimal",),
+    certain=False,
+)
 PROCESSES_OPEN = Leak(
     "the system-call filter alone leaves an ordinary user's processes open through /proc",
     ("local",),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 
 from agentrl.testing.sandbox_cases.case import SHORT_S, Case, Seen, Step
-from agentrl.testing.sandbox_cases.leaks import FILES_READABLE, NOTEBOOK_HOOK
+from agentrl.testing.sandbox_cases.leaks import NOTEBOOK_HOOK, OWN_FILES_READABLE
 from agentrl.testing.sandbox_cases.verdicts import (
     closed_in_time,
     ends,
@@ -246,7 +246,7 @@ LINGERING: tuple[Case, ...] = (
             Step("read('mine-' + MARK)"),
         ),
         every(prints_not("first", step=1), prints_not("mine-", step=1), gives("'of the first'")),
-        known=(FILES_READABLE,),
+        known=(OWN_FILES_READABLE,),
     ),
     Case(
         "sessions do not find each other's text in memory", "28",

@@ -7,6 +7,7 @@ from agentrl.testing.sandbox_cases.leaks import (
     FILES_READABLE,
     HOST_NAME_SHOWS,
     NAMES_SHOW,
+    OWN_FILES_READABLE,
     PROCESSES_OPEN,
     ROOTS_FILES,
 )
@@ -182,7 +183,7 @@ READING: tuple[Case, ...] = (
     ),
     Case(
         "cannot read a private file by any path", "8", "TARGET = PRIVATE" + PRIVATE_READS,
-        secret_kept, known=(FILES_READABLE,)),
+        secret_kept, known=(OWN_FILES_READABLE,)),
     Case(
         "cannot read a public file by any path", "8", "TARGET = CANARY" + PRIVATE_READS,
         secret_kept, known=(FILES_READABLE,)),

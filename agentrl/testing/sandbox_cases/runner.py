@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 
 from agentrl.errors import SandboxError
 from agentrl.sandbox import ExecResult, Sandbox, SandboxLimits, SandboxPool
-from agentrl.testing.sandbox_cases.case import LONG_S, Case, Cell, Seen
+from agentrl.testing.sandbox_cases.case import LONG_S, Case, Cell, Seen, User
 from agentrl.testing.sandbox_cases.prelude import PRELUDE
 from agentrl.testing.sandbox_cases.stage import Stage, lacking
 
@@ -40,9 +40,20 @@ class CaseResult:
         return self.outcome in ("held", "known leak", "skipped")
 
 
-def cell_of(pool: SandboxPool, backend: str) -> Cell:
-    """The cell of an open pool."""
-    return Cell(backend, pool.isolation, "root" if os.geteuid() == 0 else "ordinary")
+async def cell_of(pool: SandboxPool, backend: str) -> Cell:
+    """The cell of an open pool. Raises SandboxError when it gives no session."""
+    return Cell(backend, pool.isolation, await _user(pool))
+
+
+async def _user(pool: SandboxPool) -> User:
+    if os.geteuid() != 0:
+        return "ordinary"
+    session = await pool.acquire()
+    try:
+        found = await session.run("import os\nos.getuid()", timeout_s=LONG_S)
+    finally:
+        await session.close()
+    return "root" if found.value == "0" else "apart"
 
 
 async def run_cases(
@@ -92,9 +103,10 @@ async def run_case(pool: SandboxPool, case: Case, cell: Cell, limits: SandboxLim
     known = case.known_leak(cell)
     if known is None:
         return CaseResult(case, "failed" if wrong else "held", wrong)
-    if wrong:
-        return CaseResult(case, "known leak", known)
-    return CaseResult(case, "leaks no more", f"it held, but is declared to leak here: {known}")
+    if wrong or not known.certain:
+        return CaseResult(case, "known leak", known.reason)
+    told = f"it held, but is declared to leak here: {known.reason}"
+    return CaseResult(case, "leaks no more", told)
 
 
 def _not_here(case: Case, cell: Cell) -> str:
