@@ -37,6 +37,11 @@ def outcome_of(trajectory: Trajectory) -> float:
     return 1.0 if trajectory.correct else -1.0
 
 
+def overlong(n_tokens: int, most: int, cache: int) -> float:
+    """DAPO's soft punishment: 0 up to most - cache, then falling to -1 at `most` and on."""
+    return min(0.0, -(n_tokens - (most - cache)) / cache)
+
+
 @dataclass(slots=True)
 class _Search:
     """One task's tree."""
@@ -80,6 +85,8 @@ class DeepSearch:
         open_nodes: int = 256,
         rare: float = 0.25,
         capacity: int = 1024,
+        long_tokens: int | None = None,
+        long_cache: int = 4096,
     ) -> None:
         """
         width: children of an expanded node. max_depth: nodes of a path without the root; a path
@@ -87,7 +94,9 @@ class DeepSearch:
         depth: weights of the frontier's score. open_nodes: most nodes that may wait for their
         expansion, as each holds a world (after a tool call a sandbox too); the worst are given up.
         rare: largest share of right answers that is worth
-        keeping; 0 keeps none. capacity: questions kept, the oldest forgotten first.
+        keeping; 0 keeps none. capacity: questions kept, the oldest forgotten first. long_tokens:
+        length of the whole overlong penalty, which ramps up over the last `long_cache` of it and is
+        part of the score (component `overlong`) and of every token's reward; null for none.
         """
         if min(width, node_tokens, max_depth) < 1 or capacity < 0 or not 0 <= rare < 1:
             raise UserError(
@@ -102,14 +111,16 @@ class DeepSearch:
         self._max_depth, self._explore, self._rare = max_depth, explore, rare
         self._frontier = Frontier(parent, entropy, depth)
         self._open_nodes = open_nodes
-        self._capacity = capacity
+        if long_tokens is not None and not 0 < long_cache <= long_tokens:
+            raise UserError("deepsearch needs 0 < long_cache <= long_tokens")
+        self._capacity, self._long = capacity, (long_tokens, long_cache)
         self._kept: dict[str, tuple[Trajectory, ...]] = {}
 
     async def collect(self, task: Task, services: Services, ctx: Ctx) -> Group:
         """`group_size` trajectories with the values of their nodes as token rewards."""
         kept = self._kept.get(task.id, ())[: self._group_size - 1]
         if kept:
-            return await self._without_search(task, kept, services, ctx)
+            return self._penalised(await self._without_search(task, kept, services, ctx))
         async with services.episodes.live(task, 0, ctx) as root:
             search = _Search()
             await self._searched(root, search)
@@ -119,7 +130,22 @@ class DeepSearch:
         values = [leaf.token_values() for leaf in chosen]
         missing = range(search.numbers, search.numbers + self._group_size - len(chosen))
         fresh = await sampled(task, services, ctx, missing)
-        return _group(task, ctx, [*members, *fresh], [*values, *map(_flat, fresh)])
+        return self._penalised(_group(task, ctx, [*members, *fresh], [*values, *map(_flat, fresh)]))
+
+    def _penalised(self, group: Group) -> Group:
+        """With the overlong penalty in scores and values."""
+        most, cache = self._long
+        if most is None or group.token_rewards is None:
+            return group
+        costs = [overlong(t.n_sampled, most, cache) for t in group.trajectories]
+        members = [
+            t if t.error is not None else t.scored(overlong=cost)
+            for t, cost in zip(group.trajectories, costs, strict=True)
+        ]
+        values = [
+            floats_array(v + cost) for v, cost in zip(group.token_rewards, costs, strict=True)
+        ]
+        return replace(group, trajectories=tuple(members), token_rewards=tuple(values))
 
     async def _without_search(
         self, task: Task, kept: Sequence[Trajectory], services: Services, ctx: Ctx
@@ -278,4 +304,4 @@ def _group(
     return Group(task, placed, ctx.step, tuple(values))
 
 
-__all__ = ["REPLAYED", "DeepSearch", "outcome_of"]
+__all__ = ["REPLAYED", "DeepSearch", "outcome_of", "overlong"]

@@ -20,7 +20,7 @@ from agentrl.errors import EngineError, UserError
 from agentrl.points import Ctx, Services
 from agentrl.rewards.combine import Outcome
 from agentrl.rollout.loop import Episodes
-from agentrl.rollout.plan_deepsearch import REPLAYED, DeepSearch
+from agentrl.rollout.plan_deepsearch import REPLAYED, DeepSearch, overlong
 from agentrl.rollout.search_tree import Frontier, Node, backed_up, path_weight, teacher, uct
 from agentrl.train.collect import shape
 from agentrl.trajectory import Group, StopReason, Trajectory
@@ -281,6 +281,28 @@ async def test_values_become_advantages(world: Any, search: Plans) -> None:
     advantages = Advantage()(batch, CTX)
     assert torch.equal(advantages[0], batch.mask[0].float())
     assert torch.equal(advantages[1], -batch.mask[1].float())
+
+
+@pytest.mark.parametrize("cache", [4, 2])
+async def test_length_costs_every_token_and_the_score(
+    world: Any, search: Plans, cache: int
+) -> None:
+    """`nonono` and its end are 7 tokens, `no` 3. Of 8, a ramp over 4 costs 3/4 of them, over 2 a half."""
+    assert [overlong(n, 20480, 4096) for n in (16384, 18432, 20480)] == [0.0, -0.5, -1.0]
+    answers = iter(["nonono.", "no."])
+    script = texts(world, lambda row, s: (next(answers), -0.5))
+    plan = DeepSearch(group_size=2, width=2, node_tokens=64, long_tokens=8, long_cache=cache)
+    found = await search(script, plan)
+    cost = {4: -0.75, 2: -0.5}[cache]
+    assert [t.rewards["overlong"] for t in found.trajectories] == [cost, 0.0]
+    assert found.token_rewards is not None
+    assert [float(v[-1]) for v in found.token_rewards] == [-1.0 + cost, -1.0]
+    shaped, _ = shape(found, [Outcome(wrong=-1.0)], None, CTX)  # type: ignore[arg-type]
+    assert [t.reward for t in shaped.trajectories] == [-1.0 + cost, -1.0]
+    batch = make_batch([shaped], pad_id=0)
+    advantages = Advantage()(batch, CTX)
+    of_each = [float(advantages[i][batch.mask[i]].mean()) for i in range(2)]
+    assert of_each == pytest.approx([cost / 2, -cost / 2])
 
 
 def test_options_are_checked() -> None:
