@@ -5,8 +5,10 @@
 Half of the tasks (`parity`, `reverse`) can be solved without code, half (`mul`, `powmod`) cannot. Every
 method starts from the shipped model and trains on the same tasks with the same seeds; the test tasks
 are played as in benchmarks/methods.py. Shown are calls, right answers per call (tool productivity, the
-paper's TP) and accuracy, where code is needed and where it is not. `otc_guarded` asks for few calls only
-where half of a group is right. Writes benchmarks/results/otc.json after every run. About a minute a run.
+paper's TP) and accuracy, where code is needed and where it is not. `guarded` asks for few calls only
+where half of a group is right; `scarce` has code needed in a third of the tasks only (`mul`), where OTC
+alone drives the calls away: the alarm `tool collapse` is counted. Writes benchmarks/results/otc.json
+after every run. About a minute a run.
 """
 
 from __future__ import annotations
@@ -36,6 +38,11 @@ METHODS: Mapping[str, tuple[str, ...]] = {
     "grpo": (),
     "otc_grpo": ("recipe=otc_grpo",),
     "otc_guarded": ("algo.shapers=[{name: otc, form: grpo, solved_from: 0.5}]",),
+    "otc_scarce": ("env.families=[mul,parity,reverse]", "recipe=otc_grpo"),
+    "otc_scarce_guarded": (
+        "env.families=[mul,parity,reverse]",
+        "algo.shapers=[{name: otc, form: grpo, solved_from: 0.5}]",
+    ),
     "ppo": ("recipe=otc_ppo", "algo.shapers=[]"),
     "otc_ppo": ("recipe=otc_ppo",),
 }
@@ -47,15 +54,37 @@ SAVED = 0.8
 """Most of the calls that may be left."""
 
 
+class Heard:
+    """A sink that counts the warnings of a collapse."""
+
+    def __init__(self) -> None:
+        self.collapses = 0
+
+    def start(self, total_steps: int, summary: Mapping[str, str]) -> None:
+        """Nothing to do."""
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Nothing to do."""
+
+    def note(self, text: str) -> None:
+        """Counts."""
+        self.collapses += text.startswith("warning, tool collapse")
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
 def one_run(name: str, seed: int, options: argparse.Namespace, work: Path) -> dict[str, object]:
     """Train from the shipped model and play the test tasks."""
     folder = work / f"{name}-{seed}"
     words = [*ENV, *METHODS[name], f"train.steps={options.steps}", "eval.every=0"]
     started = monotonic()
-    train(compose([*words, f"seed={seed}", f"dir={folder}"]), sinks=(), command="benchmark")
+    heard = Heard()
+    train(compose([*words, f"seed={seed}", f"dir={folder}"]), sinks=(heard,), command="benchmark")
     seconds = monotonic() - started
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    after = played([*ENV, f"model={folder}"], work / f"{name}-{seed}-after", options.tasks, seed)
+    place = [*ENV, *(w for w in METHODS[name] if w.startswith("env.")), f"model={folder}"]
+    after = played(place, work / f"{name}-{seed}-after", options.tasks, seed)
     print(
         f"{name} seed {seed}: {seconds:.0f} s, accuracy {fmean(after['right']):.3f}, calls "
         f"{fmean(after['calls']):.3f}",
@@ -65,6 +94,8 @@ def one_run(name: str, seed: int, options: argparse.Namespace, work: Path) -> di
         "words": words,
         "train_s": round(seconds, 1),
         "after": after,
+        "collapse_warnings": heard.collapses,
+        "calls_hard_by_step": [line.get("calls_hard") for line in lines],
         "calls_by_step": [round(line["calls"], 3) for line in lines],
         "accuracy_by_step": [round(line["accuracy"], 3) for line in lines],
     }
@@ -123,12 +154,21 @@ def report(stored: dict, options: argparse.Namespace) -> int:
             claims[f"{name} keeps {KEPT} of the accuracy where code is needed"] = (
                 ours["accuracy_needing_code"] >= KEPT * theirs["accuracy_needing_code"]
             )
+    if "otc_scarce" in rows and "otc_scarce_guarded" in rows:
+        warned = [r["collapse_warnings"] for r in stored["methods"]["otc_scarce"].values()]
+        claims["the collapse is warned of"] = any(warned)
+        claims["the guard keeps more answers where code is scarce"] = (
+            rows["otc_scarce_guarded"]["accuracy_needing_code"]
+            > rows["otc_scarce"]["accuracy_needing_code"]
+        )
     stored |= {"summary": rows, "claims": claims}
     options.results.write_text(json.dumps(stored) + "\n")
-    print("method       accuracy  calls  per call | needing code: acc calls | without: acc calls")
+    print(
+        "method             accuracy  calls  per call | needing code: acc calls | without: acc calls"
+    )
     for name, row in rows.items():
         print(
-            f"{name:12} {row['accuracy']:.3f}     {row['calls']:.3f}  {row['productivity']:.2f}     "
+            f"{name:18} {row['accuracy']:.3f}     {row['calls']:.3f}  {row['productivity']:.2f}     "
             f"|               {row['accuracy_needing_code']:.3f} {row['calls_needing_code']:.2f}  "
             f"|          {row['accuracy_without_need']:.3f} {row['calls_without_need']:.2f}"
         )
@@ -143,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=80)
     parser.add_argument("--tasks", type=int, default=384)
-    parser.add_argument("--only", default="grpo,otc_grpo,ppo,otc_ppo,otc_guarded")
+    parser.add_argument("--only", default=",".join(METHODS))
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args(arguments)
     return report(measure(options), options)

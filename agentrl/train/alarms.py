@@ -16,6 +16,8 @@ WINDOW = 5
 """Steps whose mean the tool collapse is judged by: few tasks of a step are hard."""
 CALLED = 0.2
 """Calls per trajectory on hard tasks that count as using the tool."""
+LEFT = 0.5
+"""Share of their best that calls on hard tasks fall below in a collapse."""
 WORSE = 0.05
 """Accuracy that has to be lost for a collapse."""
 
@@ -89,7 +91,7 @@ def watched(stall_steps: int | None) -> tuple[Alarm, ...]:
             "tool collapse",
             lambda now, past: calls_collapsed((*past, now)),
             1,
-            "the policy has stopped calling tools on the tasks it does not solve, and solves fewer: a "
+            "the policy calls tools less and less on the tasks it does not solve, and solves fewer: a "
             "reward for few calls may have won over the answer; give the otc shaper solved_from=0.5 or "
             "floor=0.5, or leave it out until the tasks are solved",
         ),
@@ -126,7 +128,7 @@ def _first(past: Sequence[Metrics], name: str) -> float:
 
 
 def calls_collapsed(steps: Sequence[Metrics]) -> bool:
-    """Whether calls on hard tasks fell below a tenth of their best while accuracy fell by 0.05.
+    """Whether calls on hard tasks fell below half of their best while accuracy fell by 0.05.
 
     Means over `WINDOW` steps are compared, the last one with the best of those before it; tasks
     that the run never called a tool for are none of its business.
@@ -135,7 +137,7 @@ def calls_collapsed(steps: Sequence[Metrics]) -> bool:
     if len(calls) < 2 or len(accuracy) < 2:
         return False
     best = max(calls[:-1])
-    gone = best >= CALLED and calls[-1] < 0.1 * best
+    gone = best >= CALLED and calls[-1] < LEFT * best
     return gone and accuracy[-1] < max(accuracy[:-1]) - WORSE
 
 

@@ -96,15 +96,15 @@ def course(calls: Sequence[float], accuracy: Sequence[float]) -> Steps:
 
 
 def test_the_collapse_is_named_once_calls_and_answers_are_gone() -> None:
-    """5 steps at 1 call and 0.6; then 0 calls at 0.5: the window's mean is 0 after 5 steps, below a
-    tenth of 1, and 0.5 < 0.6 - 0.05."""
+    """5 steps at 1 call and 0.6, then 0 calls at 0.5. The windows' means are 1 .8 .6 .4 .2 0 calls and
+    .6 .58 .56 .54 .52 .5: after 8 steps .4 < .5 and .54 < .6 - .05."""
     steps = course([1.0] * 5 + [0.0] * 5, [0.6] * 5 + [0.5] * 5)
-    assert [calls_collapsed(steps[:n]) for n in range(11)] == [False] * 10 + [True]
+    assert [calls_collapsed(steps[:n]) for n in range(11)] == [False] * 8 + [True] * 3
     alarms = Alarms(watched(30))
     warnings = [alarms.check(steps[n], steps[:n]) for n in range(10)]
-    assert [bool(w) for w in warnings] == [False] * 9 + [True]
-    assert warnings[-1][0].startswith("warning, tool collapse: ")
-    assert "solved_from=0.5" in warnings[-1][0]
+    assert [bool(w) for w in warnings] == [False] * 7 + [True, False, False], "said once"
+    assert warnings[7][0].startswith("warning, tool collapse: ")
+    assert "solved_from=0.5" in warnings[7][0]
 
 
 @pytest.mark.parametrize(
@@ -112,10 +112,10 @@ def test_the_collapse_is_named_once_calls_and_answers_are_gone() -> None:
     [
         ([1.0] * 5 + [0.0] * 5, [0.6] * 10),  # the answers are as good: that is the aim
         ([1.0] * 5 + [0.0] * 5, [0.6] * 5 + [0.56] * 5),  # within 0.05
-        ([1.0] * 5 + [0.11] * 5, [0.6] * 5 + [0.2] * 5),  # still called
+        ([1.0] * 5 + [0.51] * 5, [0.6] * 5 + [0.2] * 5),  # still called
         ([0.19] * 5 + [0.0] * 5, [0.6] * 5 + [0.2] * 5),  # never really called
         ([0.0] * 5 + [1.0] * 5, [0.2] * 5 + [0.6] * 5),  # learning to call
-        ([1.0] * 5 + [0.0] * 4, [0.6] * 5 + [0.2] * 4),  # too soon to say
+        ([1.0] * 5 + [0.0] * 2, [0.6] * 5 + [0.2] * 2),  # too soon to say
     ],
 )
 def test_it_is_quiet_otherwise(calls: list[float], accuracy: list[float]) -> None:
