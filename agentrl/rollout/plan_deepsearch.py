@@ -84,7 +84,7 @@ class DeepSearch:
         depth: float = 0.01,
         open_nodes: int = 256,
         rare: float = 0.25,
-        capacity: int = 1024,
+        capacity: int = 256,
         long_tokens: int | None = None,
         long_cache: int = 4096,
     ) -> None:
@@ -94,7 +94,8 @@ class DeepSearch:
         depth: weights of the frontier's score. open_nodes: most nodes that may wait for their
         expansion, as each holds a world (after a tool call a sandbox too); the worst are given up.
         rare: largest share of right answers that is worth
-        keeping; 0 keeps none. capacity: questions kept, the oldest forgotten first. long_tokens:
+        keeping; 0 keeps none. capacity: questions kept, the oldest forgotten first; all of them are in
+        every checkpoint. long_tokens:
         length of the whole overlong penalty, which ramps up over the last `long_cache` of it and is
         part of the score (component `overlong`) and of every token's reward; null for none.
         """
