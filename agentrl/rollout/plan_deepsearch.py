@@ -15,21 +15,17 @@ from them (give it scores of +1 and -1: shaper `outcome` with `wrong: -1`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import cast
 
 from agentrl.errors import UserError
 from agentrl.points import Ctx, Episode, Services
+from agentrl.rollout.rare_successes import RareSuccesses, replayed
 from agentrl.rollout.search_tree import Frontier, Node, teacher, uct
 from agentrl.rollout.siblings import sampled
-from agentrl.trajectory import Group, StopReason, Timings, Trajectory
-from agentrl.trajectory_json import from_line, to_line
+from agentrl.trajectory import Group, StopReason, Trajectory
 from agentrl.transcript import Float32Array, floats_array
 from agentrl.types import JsonValue, Task
-
-REPLAYED = "/replayed"
-"""Ends the uid of a success of an earlier step."""
 
 
 def outcome_of(trajectory: Trajectory) -> float:
@@ -38,7 +34,7 @@ def outcome_of(trajectory: Trajectory) -> float:
 
 
 def overlong(n_tokens: int, most: int, cache: int) -> float:
-    """DAPO's soft punishment: 0 up to most - cache, then falling to -1 at `most` and on."""
+    """DAPO's soft punishment: 0 up to most - cache, -1 at `most`, and on below it."""
     return min(0.0, -(n_tokens - (most - cache)) / cache)
 
 
@@ -99,27 +95,24 @@ class DeepSearch:
         length of the whole overlong penalty, which ramps up over the last `long_cache` of it and is
         part of the score (component `overlong`) and of every token's reward; null for none.
         """
-        if min(width, node_tokens, max_depth) < 1 or capacity < 0 or not 0 <= rare < 1:
-            raise UserError(
-                "deepsearch needs width, node_tokens and max_depth of at least 1, capacity of at "
-                "least 0 and rare in [0, 1)"
-            )
+        if min(width, node_tokens, max_depth) < 1:
+            raise UserError("deepsearch needs width, node_tokens and max_depth of at least 1")
         if open_nodes < width:
             raise UserError(
                 f"deepsearch.open_nodes is at least its width {width}, not {open_nodes}"
             )
         self._group_size, self._width, self._node_tokens = group_size, width, node_tokens
-        self._max_depth, self._explore, self._rare = max_depth, explore, rare
+        self._max_depth, self._explore = max_depth, explore
         self._frontier = Frontier(parent, entropy, depth)
         self._open_nodes = open_nodes
         if long_tokens is not None and not 0 < long_cache <= long_tokens:
             raise UserError("deepsearch needs 0 < long_cache <= long_tokens")
-        self._capacity, self._long = capacity, (long_tokens, long_cache)
-        self._kept: dict[str, tuple[Trajectory, ...]] = {}
+        self._long = (long_tokens, long_cache)
+        self._kept = RareSuccesses(rare, capacity)
 
     async def collect(self, task: Task, services: Services, ctx: Ctx) -> Group:
         """`group_size` trajectories with the values of their nodes as token rewards."""
-        kept = self._kept.get(task.id, ())[: self._group_size - 1]
+        kept = self._kept.of(task)[: self._group_size - 1]
         if kept:
             return self._penalised(await self._without_search(task, kept, services, ctx))
         async with services.episodes.live(task, 0, ctx) as root:
@@ -151,7 +144,7 @@ class DeepSearch:
     async def _without_search(
         self, task: Task, kept: Sequence[Trajectory], services: Services, ctx: Ctx
     ) -> Group:
-        again = [_again(trajectory, i, task, ctx) for i, trajectory in enumerate(kept)]
+        again = [replayed(trajectory, i, ctx) for i, trajectory in enumerate(kept)]
         fresh = await sampled(task, services, ctx, range(len(kept), self._group_size))
         members = [*again, *fresh]
         return _group(task, ctx, members, [*map(_flat, members)])
@@ -252,44 +245,15 @@ class DeepSearch:
 
     def observe(self, groups: Sequence[Group], ctx: Ctx) -> None:
         """Keep the right answers of rarely solved questions."""
-        for group in groups:
-            fresh = [t for t in group.scored if not t.uid.endswith(REPLAYED)]
-            right = [t for t in fresh if t.correct]
-            if not right:
-                continue
-            self._kept.pop(group.task.id, None)
-            if len(right) <= self._rare * len(fresh):
-                self._kept[group.task.id] = tuple(right)
-        while len(self._kept) > self._capacity:
-            del self._kept[next(iter(self._kept))]
+        self._kept.observe(groups)
 
     def state(self) -> Mapping[str, JsonValue]:
-        """Kept trajectories as the lines of a run folder, by task, oldest first."""
-        return {task: [to_line(t) for t in kept] for task, kept in self._kept.items()}
+        """What is kept; see `RareSuccesses.state`."""
+        return self._kept.state()
 
     def restore(self, state: Mapping[str, JsonValue]) -> None:
         """Go on from `state`."""
-        self._kept = {
-            task: tuple(from_line(line) for line in cast(Iterable[str], lines))
-            for task, lines in state.items()
-        }
-
-
-def _again(trajectory: Trajectory, sibling: int, task: Task, ctx: Ctx) -> Trajectory:
-    """A kept success as a member of this step's group: unshaped, and nothing was run for it."""
-    again = f"+{ctx.repeat}" if ctx.repeat else ""
-    return replace(
-        trajectory,
-        uid=f"{ctx.step}/{task.id}/{sibling}{again}{REPLAYED}",
-        sibling=sibling,
-        rewards={"env": trajectory.rewards["env"]},
-        reward=None,
-        weight=1.0,
-        parent=None,
-        fork_tokens=None,
-        n_executed=0,
-        timings=Timings(),
-    )
+        self._kept.restore(state)
 
 
 def _flat(trajectory: Trajectory) -> Float32Array:
@@ -305,4 +269,4 @@ def _group(
     return Group(task, placed, ctx.step, tuple(values))
 
 
-__all__ = ["REPLAYED", "DeepSearch", "outcome_of", "overlong"]
+__all__ = ["DeepSearch", "outcome_of", "overlong"]
