@@ -205,7 +205,7 @@ def study(
 ) -> Level:
     """Play `episodes` with `concurrent` in flight; `arrived` hears of the number done so far.
 
-    Raises RuntimeError when the loop would wait for ever.
+    Raises RuntimeError when the loop would wait for ever, UserError when no episode succeeds.
     """
     if concurrent < 1 or episodes < GROUP or episodes % GROUP:
         raise UserError(f"at least one episode at a time, and in all a multiple of {GROUP}")
@@ -217,7 +217,9 @@ def study(
     played = run_virtually(play_load(load, tokenizer, concurrent, episodes, arrived))
     cpu_s = process_time() - started
     grown_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb
-    slowdowns = np.array(played.slowdowns or [math.nan])
+    if not played.slowdowns:
+        raise UserError("every episode failed: give the engine more kv_tokens, or fewer faults")
+    slowdowns = np.array(played.slowdowns)
     engine, runner = played.engine, played.runner
     return Level(
         concurrent=concurrent,

@@ -222,6 +222,8 @@ def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path):
 def test_bad_input_of_the_command(capsys: pytest.CaptureFixture[str]):
     assert run(["bench", "rollout", "--step-ms", "-1", "-c", "8"]) == 2
     assert "not negative" in capsys.readouterr().err
+    assert run(["bench", "rollout", "-c", "8", "--episodes", "8", "--kv-tokens", "100"]) == 2
+    assert "more kv_tokens" in capsys.readouterr().err
     assert run(["bench", "rolout"]) == 2
     assert "rollout" in capsys.readouterr().err
     with pytest.raises(UserError, match="multiple of 8"):
