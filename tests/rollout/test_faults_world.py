@@ -203,7 +203,9 @@ async def test_a_sandbox_that_vanishes_is_refilled_and_no_process_is_left(world:
             playing = asyncio.ensure_future(
                 Sample(group_size=3).collect(world.task, Services(runner), CTX)
             )
-            await asyncio.sleep(1.0)
+            while pool.statistics().open_sessions < 3:  # noqa: ASYNC110 - nothing announces it
+                await asyncio.sleep(0.02)
+            await asyncio.sleep(0.3)
             for pid in _children() - before:
                 os.kill(pid, signal.SIGKILL)
             group = await playing
