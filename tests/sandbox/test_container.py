@@ -104,9 +104,11 @@ def test_hostile_suite_in_a_container(
     assert done.returncode == 0, f"{done.stdout[-5000:]}{done.stderr[-2000:]}"
 
 
+# What the filter alone leaks depends on who owns process 1 and on root's capabilities; it is judged
+# outside. A container gives `lite` or more.
 PROBE = "from agentrl_sandbox.probe import probe; print(*probe().lines(), sep='\\n', flush=True)"
 SUITE = (
-    "import pytest, sys; sys.exit(pytest.main(['-v', '--tb=short', "
+    "import pytest, sys; sys.exit(pytest.main(['-v', '--tb=short', '-k', 'not minimal', "
     "'tests/sandbox/test_hostile.py']))"
 )
 
