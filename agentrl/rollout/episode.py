@@ -12,8 +12,6 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from itertools import count
-from time import monotonic
-from typing import Literal
 
 import numpy as np
 
@@ -22,7 +20,7 @@ from agentrl.chat.opening import open_conversation
 from agentrl.context import Context
 from agentrl.engine.base import Engine, Generation, Sampling
 from agentrl.env import Action, Env, Observation, StepResult
-from agentrl.errors import DeadlineExceeded, EngineError, WorldFault
+from agentrl.errors import EngineError, WorldFault
 from agentrl.points import Opening
 from agentrl.rollout.branching import copied, fingerprint, replayed
 from agentrl.rollout.faults import EnvFault, of_env, told, within
@@ -30,6 +28,7 @@ from agentrl.rollout.limits import Lease, clip_result
 from agentrl.rollout.parts import Names, Parts
 from agentrl.rollout.recorder import Moment, Recorder
 from agentrl.rollout.slots import Unranked
+from agentrl.rollout.stages import Stage, StageClock
 from agentrl.trajectory import StopReason, Trajectory
 from agentrl.transcript import Int32Array, Origin, Segment, Transcript, floats_array, ids_array
 from agentrl.types import Task
@@ -55,23 +54,17 @@ class _Mark:
     unreadable: int
 
 
-CLOCK_S = 1e-3
-"""A timer may fire so much early."""
-
 _ranks = count()
 """Episodes in the order in which they were made."""
-
-Stage = Literal["new", "setup", "generation", "queue", "step", "plan", "closing"]
-"""What an episode is busy with; `plan`: its plan decides what comes next."""
 
 
 class LiveEpisode:
     """Implements `agentrl.points.Episode`."""
 
     __slots__ = (
-        "_branches", "_carried", "_complete", "_ctx", "_ended", "_env", "_error", "_lease",
-        "_marks", "_names", "_parts", "_played", "_rank", "_recorder", "_seeds", "_since", "_stage",
-        "_stop", "_unreadable", "_written",
+        "_branches", "_carried", "_clock", "_complete", "_ctx", "_ended", "_env", "_error", "_lease",
+        "_marks", "_names", "_parts", "_played", "_rank", "_recorder", "_seeds", "_stop",
+        "_unreadable", "_written",
     )  # fmt: skip
 
     def __init__(
@@ -93,8 +86,7 @@ class LiveEpisode:
         self._complete = self._ended = False
         self._stop: StopReason | None = None
         self._error: str | None = None
-        self._stage: Stage = "new"
-        self._since = monotonic()
+        self._clock = StageClock(parts.limits)
         self._rank = next(_ranks)
 
     @classmethod
@@ -153,19 +145,18 @@ class LiveEpisode:
     @property
     def doing(self) -> str:
         """What it is busy with and for how long, for people."""
-        return f"{self.uid} in {self._stage} for {monotonic() - self._since:.0f} s"
+        return f"{self.uid} in {self._clock.stage} for {self._clock.elapsed_s:.0f} s"
 
     @property
     def busy_since(self) -> float:
         """`time.monotonic()` at which its present stage began."""
-        return self._since
+        return self._clock.since
 
     async def start(self, opening: Opening | None = None) -> None:
         """Open the environment, reset it and place the prompt."""
-        limits = self._parts.limits
-        deadline = None if limits.episode_s is None else monotonic() + limits.episode_s
-        self._ctx = replace(self._ctx, deadline=deadline, seed=self._seeds.env)
-        async with self._border("setup", limits.setup_s):
+        self._clock.start()
+        self._ctx = replace(self._ctx, deadline=self._clock.deadline, seed=self._seeds.env)
+        async with self._border("setup"):
             await of_env(self._env.open(self._ctx))
             first = await of_env(self._env.reset(self._recorder.task, seed=self._seeds.env))
             self._recorder.prompt(*self._prompt(first, opening))
@@ -205,7 +196,7 @@ class LiveEpisode:
         room, full = self._room(writer)
         if room <= 0:
             return self._cut(full)
-        async with self._border("queue", None) as scope:
+        async with self._border("queue") as scope:
             wanted = room if max_tokens is None else min(room, max_tokens)
             sampling = self._sampling(wanted, entropies, stop)
             generation = await self._generate(sampling, by, scope)
@@ -251,17 +242,14 @@ class LiveEpisode:
         slots = parts.engine_slots if by is None else Unranked()
         async with slots.slot(self._rank) as waited_s:
             recorder.queue_s += waited_s
-            self._enter("generation")
-            scope.reschedule(self._until(parts.limits.generate_s))
+            self._clock.enter("generation")
+            scope.reschedule(self._clock.until())
             generation = await writer.generate(recorder.row.token_ids, sampling)
-        took_s = monotonic() - self._since
+        took_s = self._clock.elapsed_s
         recorder.generated(generation, sampling.temperature or 1.0, took_s, by)
         if generation.stop == "abort":
             raise EngineError("the engine aborted the request")
         return generation
-
-    def _enter(self, stage: Stage) -> None:
-        self._stage, self._since = stage, monotonic()
 
     def _turn_ids(self) -> Int32Array:
         written = self.row.token_ids[self.turn_start :]
@@ -284,7 +272,7 @@ class LiveEpisode:
         elif recorder.n_calls + len(action.tool_calls) > limits.max_calls:
             self._end(StopReason.MAX_CALLS)
         else:
-            async with self._border("step", limits.step_s):
+            async with self._border("step"):
                 result = await of_env(self._env.step(action))
                 if not isinstance(result, StepResult):  # pyright: ignore[reportUnnecessaryIsInstance] strangers
                     kind = type(result).__name__
@@ -388,6 +376,7 @@ class LiveEpisode:
         mark = marks[-1]
         recorder = self._recorder.branch(self._names.uid(sibling), sibling, at, since=mark.moment)
         branch = LiveEpisode(self._parts, self._names, recorder, env, lease)
+        branch._clock.deadline = self._clock.deadline
         branch._ctx = replace(branch._ctx, deadline=self._ctx.deadline, seed=self._seeds.env)
         branch._rank = self._rank
         branch._played = self._played[: mark.n_played]
@@ -400,7 +389,7 @@ class LiveEpisode:
 
     async def _resume(self, *, fresh: bool) -> None:
         """Bind the environment; a fresh one is first brought to where the branch begins."""
-        async with self._border("setup", self._parts.limits.setup_s):
+        async with self._border("setup"):
             await of_env(self._env.open(self._ctx))
             if fresh:
                 task, seed = self._recorder.task, self._seeds.env
@@ -417,7 +406,7 @@ class LiveEpisode:
     async def close(self) -> None:
         """See `Episode.close`; its branches are closed with it."""
         close_s = self._parts.limits.close_s
-        self._enter("closing")
+        self._clock.enter("closing")
         for branch in self._branches:
             await branch.close()
         try:
@@ -436,53 +425,28 @@ class LiveEpisode:
         self._stop, self._error = stop, error
 
     @asynccontextmanager
-    async def _border(self, stage: Stage, limit_s: float | None) -> AsyncGenerator[asyncio.Timeout]:
+    async def _border(self, stage: Stage) -> AsyncGenerator[asyncio.Timeout]:
         """The episode border: deadlines and failures of the world end the episode as data.
 
         One timer for the stage and for the episode, whichever comes first.
         """
-        self._enter(stage)
-        scope = asyncio.timeout_at(self._until(limit_s))
+        clock = self._clock
+        clock.enter(stage)
+        scope = asyncio.timeout_at(clock.until())
         try:
             async with scope:
                 yield scope
         except WorldFault as error:
             self._end(StopReason.ERROR, told(error))
         except TimeoutError as error:
-            if scope.expired():
-                self._out_of_time()
-            else:  # an environment's own is an EnvFault already
+            if not scope.expired():  # an environment's own is an EnvFault already
                 self._end(StopReason.ERROR, told(EngineError(f"the engine timed out: {error}")))
+            elif clock.over and len(self.row):
+                self._end(StopReason.DEADLINE)
+            else:  # before the first prompt there is nothing to train on: the world was too slow
+                self._end(StopReason.ERROR, told(clock.fault()))
         finally:
-            self._enter("plan")
-
-    def _until(self, limit_s: float | None) -> float | None:
-        """When a stage that begins now must be over, on the event loop's clock."""
-        deadline, now = self._ctx.deadline, asyncio.get_running_loop().time()
-        if deadline is None:
-            return None if limit_s is None else now + limit_s
-        left_s = deadline - monotonic()
-        return now + (left_s if limit_s is None else min(left_s, limit_s))
-
-    def _out_of_time(self) -> None:
-        """The episode's own deadline leaves a trajectory; a stage's is the fault of what was late.
-
-        Before the first prompt there is nothing to train on: the world was too slow.
-        """
-        deadline, limits = self._ctx.deadline, self._parts.limits
-        over = deadline is not None and monotonic() >= deadline - CLOCK_S
-        if over and len(self.row):
-            self._end(StopReason.DEADLINE)
-            return
-        fault: WorldFault
-        if self._stage == "generation":
-            fault = EngineError(f"no generation within {limits.generate_s:g} s")
-        elif self._stage == "step":
-            fault = DeadlineExceeded(f"the environment did not answer within {limits.step_s:g} s")
-        else:
-            limit_s = limits.episode_s if over else limits.setup_s
-            fault = DeadlineExceeded(f"the environment did not start within {limit_s:g} s")
-        self._end(StopReason.ERROR, told(fault))
+            clock.enter("plan")
 
 
 __all__ = ["LiveEpisode", "Played"]
