@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import importlib.util
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -334,7 +335,7 @@ ORPHAN = """
         child = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', " \\
             "'import time; time.sleep(600)']); time.sleep(600)"
         await process.start([sys.executable, "-c", child], {})
-        print(process.group, process._guard.pid, flush=True)
+        print(process.group, process._guard.pid, process.folder, flush=True)
         await asyncio.sleep(600)
 
     asyncio.run(main())
@@ -347,14 +348,16 @@ def test_nothing_survives_a_parent_or_a_guard_that_is_killed(whom):
     parent = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(ORPHAN)], stdout=subprocess.PIPE, text=True
     )
-    group, guard = map(int, parent.stdout.readline().split())
+    numbers = parent.stdout.readline().split()
+    group, guard, folder = int(numbers[0]), int(numbers[1]), Path(numbers[2])
     until(lambda: len(members(group)) == 2)
     os.kill(parent.pid if whom == "parent" else guard, signal.SIGKILL)
     until(lambda: group not in members(group))
     if whom == "parent":
-        until(lambda: not members(group))
+        until(lambda: not members(group) and not folder.exists())
     parent.kill()
     parent.wait()
     parent.stdout.close()
     with contextlib.suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)
+    shutil.rmtree(folder, ignore_errors=True)
