@@ -114,8 +114,15 @@ async def _remote(_: pytest.FixtureRequest) -> AsyncIterator[SandboxPool]:
     await behind.close()
 
 
+def _often(level: IsolationLevel, best: IsolationLevel) -> Often:
+    """All of it on the best level that there is; `minimal` is never taken unasked."""
+    if level == best:
+        return "all"
+    return "nothing" if level == "minimal" else "hostile"
+
+
 STANDS = (
-    *(_local(level, "all" if level == probe().level else "hostile") for level in LEVELS[:0:-1]),
+    *(_local(level, _often(level, probe().level)) for level in LEVELS[:0:-1]),
     Stand("none", "none", _alone(lambda: UnsafePool(limits=LIMITS)), often="nothing"),
     Stand("docker", "lite", _docker),
     Stand("remote", "standard", _remote, _lacking("standard")),
@@ -238,11 +245,9 @@ def _listed(names: tuple[str, ...]) -> str:
 
 def test_the_page_tells_what_is_judged() -> None:
     """Which level gets all cases depends on the machine: the page tells of one that gives `strong`."""
-    judged = {
-        (stand.backend, stand.level): "hostile" if stand.often == "all" else stand.often
-        for stand in STANDS
-    }
-    judged["local", "strong"] = "all"
+    judged = {(stand.backend, stand.level): stand.often for stand in STANDS}
+    for level in ("strong", "standard", "lite", "minimal"):
+        judged["local", level] = _often(level, best="strong")
     assert _rows("| back end | level | on every change |") == {
         (f"`{backend}`", f"`{level}`", often) for (backend, level), often in judged.items()
     }
