@@ -73,6 +73,8 @@ class BatchedPace:
     def __init__(self, latency: Latency) -> None:
         self._latency = latency
         self._waiting: deque[_Request] = deque()
+        self._gone = 0
+        """Waiting ones whose callers no longer do."""
         self._running: list[_Request] = []
         """A heap by the step at which they end."""
         self._newest: list[_Request] = []
@@ -110,7 +112,7 @@ class BatchedPace:
         """See `Pace.statistics`."""
         return EngineStatistics(
             running=len(self._running),
-            waiting=sum(not r.done.done() for r in self._waiting),
+            waiting=len(self._waiting) - self._gone,
             generated_tokens=self._generated,
             prefill_tokens=self._prefilled,
             busy_s=self._busy_s,
@@ -180,6 +182,7 @@ class BatchedPace:
             request = self._waiting[0]
             if request.done.done():
                 self._waiting.popleft()
+                self._gone -= 1
             elif self._fits(request):
                 self._waiting.popleft()
                 prefilled += self._start(request)
@@ -217,6 +220,7 @@ class BatchedPace:
     def _drop(self, request: _Request) -> None:
         """Its caller has gone."""
         if not request.running:
+            self._gone += request.done.cancelled()  # else it ended in the same moment
             return
         now = asyncio.get_running_loop().time()
         step_s = self._latency.step_s(len(self._running))

@@ -34,7 +34,7 @@ class Slots:
 
     __slots__ = (
         "_admitted", "_arrivals", "_borrowed", "_capacity", "_holders", "_last", "_longest_s", "_name",
-        "_queue", "_stall_s", "_total_s", "_watch",
+        "_queue", "_stall_s", "_total_s", "_waiting", "_watch",
     )  # fmt: skip
 
     def __init__(
@@ -51,7 +51,7 @@ class Slots:
         self._capacity, self._borrowed = capacity, 0
         self._queue: list[tuple[int, int, Future[None]]] = []
         """A heap by rank and order of arrival."""
-        self._arrivals = 0
+        self._arrivals = self._waiting = 0
         self._admitted, self._total_s, self._longest_s = 0, 0.0, 0.0
         self._name, self._holders, self._stall_s = name, holders, stall_s
         self._last = 0.0
@@ -75,7 +75,7 @@ class Slots:
     @property
     def waiting(self) -> int:
         """Those who wait for one."""
-        return sum(not place.done() for _, _, place in self._queue)
+        return self._waiting
 
     def resize(self, capacity: int) -> None:
         """Change the number of places; who holds one keeps it."""
@@ -94,6 +94,7 @@ class Slots:
         self._last = asked if not self._queue else self._last
         self._arrivals += 1
         heappush(self._queue, (rank, self._arrivals, place))
+        self._waiting += 1
         if self._watch is None:
             self._watch = loop.call_later(self._stall_s, self._look)
         try:
@@ -102,6 +103,8 @@ class Slots:
             self._admitted -= 1
             if place.done() and not place.cancelled():
                 self.release()  # it was handed over just before
+            else:
+                self._waiting -= 1
             raise
         waited_s = loop.time() - asked
         self._total_s += waited_s
@@ -118,6 +121,7 @@ class Slots:
             _, _, place = heappop(self._queue)
             if not place.done():
                 place.set_result(None)
+                self._waiting -= 1
                 self._borrowed += 1
                 self._last = place.get_loop().time()
 

@@ -12,6 +12,7 @@ import math
 import resource
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from random import Random
 from time import process_time
 
@@ -154,8 +155,10 @@ class _Quiz(Env):
 
     protocol = "retool_bare"
 
-    def __init__(self, load: Load, slowdowns: list[float]) -> None:
+    def __init__(self, load: Load, number: int, slowdowns: list[float]) -> None:
+        """`number` tells environments of one load apart."""
         self._load, self._slowdowns, self._ctx = load, slowdowns, Context()
+        self._number = number
         self._tool = _SlowTool(load, 0)
         self.tools: tuple[Tool, ...] = (self._tool,)
         self._began, self._tokens = 0.0, 0
@@ -166,7 +169,7 @@ class _Quiz(Env):
 
     async def reset(self, task: Task, *, seed: int) -> Observation:
         """The tool draws its own times for every sibling."""
-        self._tool = _SlowTool(self._load, derive(seed, id(self)))
+        self._tool = _SlowTool(self._load, derive(seed, self._number))
         return (Message("user", task.question),)
 
     async def step(self, action: Action) -> StepResult:
@@ -263,13 +266,13 @@ async def play_load(
 ) -> PlayedLoad:
     """Play `episodes`, a multiple of GROUP, with `concurrent` in flight, on a virtual-time loop."""
     slowdowns: list[float] = []
-    done = 0
+    numbers, done = count(), 0
     renderer = NanoRenderer(tokenizer)
     pace = BatchedPace(load.latency)
     writer = _Writer(load, tokenizer)
     engine = ScriptedEngine(writer, tokenizer=tokenizer, max_context=ROW_TOKENS, pace=pace)
     parts = Parts(
-        make_env=lambda: _Quiz(load, slowdowns),
+        make_env=lambda: _Quiz(load, next(numbers), slowdowns),
         engine=engine,
         renderer=renderer,
         protocol=ReTool(fence=False),
