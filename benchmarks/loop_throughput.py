@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python benchmarks/loop_throughput.py --engines transformers vllm
 
-Both sides compute the same requests with the same seeds, in turns, in one process per engine. Writes
-results/loop_throughput.json.
+Both sides compute the same requests with the same seeds, in turns, with as many in flight; the engine
+computes fewer together, so that it is saturated on both. Writes results/loop_throughput.json.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ RESULTS = Path(__file__).parent / "results" / "loop_throughput.json"
 
 
 async def measure(
-    engine_name: str, model: str, episodes: int, in_flight: int, repetitions: int
+    engine_name: str, model: str, episodes: int, in_flight: int, batch: int, repetitions: int
 ) -> dict:
     """Tokens per second of both sides, one number per repetition."""
     with random_model(model) as folder:
-        engine = make_engine(engine_name, folder, in_flight)
+        engine = make_engine(engine_name, folder, batch)
         await engine.open()
         rates: dict[str, list[float]] = {"loop": [], "raw": []}
         for repetition in range(-1, repetitions):
@@ -42,7 +42,7 @@ async def measure(
         await engine.close()
     ratios = [a / b for a, b in zip(rates["loop"], rates["raw"], strict=True)]
     return {
-        "engine": engine_name, "model": model, "episodes": episodes, "in_flight": in_flight,
+        "engine": engine_name, "model": model, "episodes": episodes, "in_flight": in_flight, "batch": batch,
         "tokens_per_s": rates, "ratio": round(statistics.median(ratios), 3),
         "ratio_min": round(min(ratios), 3), "ratio_max": round(max(ratios), 3),
         "target": "at least 0.95",
@@ -54,7 +54,10 @@ def main() -> None:
     parser.add_argument("--engines", nargs="+", default=["transformers", "vllm"])
     parser.add_argument("--model", default="2.5M")
     parser.add_argument("--episodes", type=int, default=256)
-    parser.add_argument("--in-flight", type=int, default=64)
+    parser.add_argument("--in-flight", type=int, default=96, help="on both sides")
+    parser.add_argument(
+        "--batch", type=int, default=64, help="rows that the engine computes together"
+    )
     parser.add_argument("--repetitions", type=int, default=5)
     options = parser.parse_args()
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
@@ -63,7 +66,14 @@ def main() -> None:
     lines = []
     for name in options.engines:
         line = asyncio.run(
-            measure(name, options.model, options.episodes, options.in_flight, options.repetitions)
+            measure(
+                name,
+                options.model,
+                options.episodes,
+                options.in_flight,
+                options.batch,
+                options.repetitions,
+            )
         )
         lines.append(line)
         rates = {k: round(statistics.median(v)) for k, v in line["tokens_per_s"].items()}
