@@ -21,10 +21,10 @@ CTX = Ctx(step=0, total_steps=1, seed=0)
 
 
 async def test_episodes_under_way_find_their_prefixes_in_the_cache(world: Any):
-    """24 episodes of 3 turns, 16 in flight, 4 at a time in the engine, whose stash holds 4 more.
+    """24 episodes of 3 turns, 24 in flight, 4 at a time in the engine, whose stash holds 8.
 
-    First come first served, an episode is back only after 12 others had their turn, and nothing of
-    it is left. The one that began first goes first: two or three are under way at any time.
+    First come first served, an episode is back only after 20 others had their turn, and nothing of
+    it is left. The one that began first goes first: at most 8 are under way at any time.
     """
     world.renderer = NanoRenderer(load_tokenizer(model_path("nano")))
 
@@ -32,12 +32,12 @@ async def test_episodes_under_way_find_their_prefixes_in_the_cache(world: Any):
         await asyncio.sleep(0.001)
         return StepResult((Message("user", "on"),), 0.0, False, False, StepInfo())
 
-    engine = TransformersEngine(model_path("nano"), max_batch=4, max_context=256)
+    engine = TransformersEngine(model_path("nano"), max_batch=8, max_context=256)
     await engine.open()
     parts = world.parts(
         engine, world.bare(step=step), max_turns=3, protocol=Unstopped(), episode_s=None
     )
-    runner = Episodes(parts, seed=0, in_flight=16, adaptive=False)
+    runner = Episodes(parts, seed=0, in_flight=24, adaptive=False)
     runner.parts.engine_slots.resize(4)  # what the adaptive one falls to, within a second
 
     async def one(i: int) -> None:
@@ -51,7 +51,7 @@ async def test_episodes_under_way_find_their_prefixes_in_the_cache(world: Any):
     found = engine.statistics()
     await engine.close()
     returned = found.cached_tokens + found.prefill_tokens - 24 * 66
-    assert found.cached_tokens > 0.6 * returned
+    assert found.cached_tokens > 0.3 * returned
 
 
 class Unstopped:
