@@ -122,7 +122,7 @@ def raw_vllm(folder: str, dtype: str):
 def engine(contender: str, folder: str, dtype: str):
     from agentrl.engine.base import Sampling
     from agentrl.engine.transformers import TransformersEngine
-    from agentrl.engine.vllm import VllmEngine
+    from agentrl.engine.vllm.engine import VllmEngine
 
     if contender.startswith("vllm"):
         made = VllmEngine(folder, dtype=dtype)

@@ -74,7 +74,7 @@ def make_engine(name: str, folder: Path, max_batch: int) -> Engine:
     """An engine of that name, not yet open, in fp32."""
     tokenizer = load_tokenizer(folder)
     if name == "vllm":
-        from agentrl.engine.vllm import VllmEngine
+        from agentrl.engine.vllm.engine import VllmEngine
 
         return VllmEngine(folder, tokenizer=tokenizer, max_batch=max_batch, max_context=CONTEXT)
     from agentrl.engine.transformers import TransformersEngine

@@ -227,7 +227,7 @@ def main() -> None:
 
 def make(name: str, folder: Path) -> Engine:
     from agentrl.engine.transformers import TransformersEngine
-    from agentrl.engine.vllm import VllmEngine
+    from agentrl.engine.vllm.engine import VllmEngine
 
     kind = VllmEngine if name == "vllm" else TransformersEngine
     return kind(folder, tokenizer=load_tokenizer(folder), max_batch=IN_FLIGHT, max_context=1024)

@@ -175,7 +175,7 @@ def helpers() -> type[Helpers]:
 def servers(folders, pieces):
     """Gives a vLLM server of the qwen2 model that lives: the session's, or a new one after a test has
     killed it."""
-    from agentrl.engine.vllm_server import VllmServerEngine
+    from agentrl.engine.vllm.server import VllmServerEngine
 
     os.environ["OMP_NUM_THREADS"] = "1"
     started: list[VllmServerEngine] = []
@@ -201,7 +201,7 @@ def served(servers):
 @pytest.fixture(scope="module")
 def connected(served, folders, pieces, tmp_path_factory):
     """An engine of its own on the session's server."""
-    from agentrl.engine.vllm_server import VllmServerEngine
+    from agentrl.engine.vllm.server import VllmServerEngine
 
     engine = VllmServerEngine(
         folders["qwen2"],

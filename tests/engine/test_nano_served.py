@@ -11,7 +11,7 @@ from agentrl.chat.nano import NanoRenderer
 from agentrl.chat.tokenizers import load_tokenizer
 from agentrl.engine.base import Sampling
 from agentrl.engine.transformers import TransformersEngine
-from agentrl.engine.vllm import VllmEngine
+from agentrl.engine.vllm.engine import VllmEngine
 from agentrl.model_path import model_path
 from agentrl.types import Message
 

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from agentrl.engine.base import Sampling
-from agentrl.engine.vllm_command import ServerSettings, command, variables
-from agentrl.engine.vllm_files import Parameters, parameters_of, write_tensors
-from agentrl.engine.vllm_metrics import Counters, parse
-from agentrl.engine.vllm_start import check_parallel
-from agentrl.engine.vllm_wire import Received, first_runs, generation_body, scores
-from agentrl.engine.vllm_worker import (
+from agentrl.engine.vllm.command import ServerSettings, command, variables
+from agentrl.engine.vllm.files import Parameters, parameters_of, write_tensors
+from agentrl.engine.vllm.metrics import Counters, parse
+from agentrl.engine.vllm.start import check_parallel
+from agentrl.engine.vllm.wire import Received, first_runs, generation_body, scores
+from agentrl.engine.vllm.worker import (
     WANTS_ENTROPIES,
     WorkerExtension,
     entropy_of_rank,

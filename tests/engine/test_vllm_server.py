@@ -20,8 +20,8 @@ import torch
 
 from agentrl.engine.base import Sampling
 from agentrl.engine.probe import check_sync
-from agentrl.engine.vllm_process import ServerProcess, environment
-from agentrl.engine.vllm_server import VllmServerEngine
+from agentrl.engine.vllm.process import ServerProcess, environment
+from agentrl.engine.vllm.server import VllmServerEngine
 from agentrl.errors import DeadlineExceeded, EngineError, UserError
 
 pytestmark = [
@@ -86,7 +86,7 @@ async def test_entropies_and_tempered_scores_are_exact_over_http(connected, mode
 
 async def test_it_says_what_the_engine_in_this_process_says(connected, folders, pieces, helpers):
     """The same seeds give the same tokens whichever way vLLM is reached, stop strings included."""
-    from agentrl.engine.vllm import VllmEngine
+    from agentrl.engine.vllm.engine import VllmEngine
 
     here = VllmEngine(folders["qwen2"], tokenizer=pieces, max_batch=16, kv_cache_mb=32)
     await here.open()
@@ -327,7 +327,7 @@ async def test_killing_the_server_fails_every_request_with_the_reason(served, he
 
 ORPHAN = """
     import asyncio, sys
-    from agentrl.engine.vllm_process import ServerProcess
+    from agentrl.engine.vllm.process import ServerProcess
 
     async def main():
         process = ServerProcess()

@@ -12,7 +12,7 @@ import torch
 
 from agentrl.engine.base import Sampling
 from agentrl.engine.transformers import TransformersEngine
-from agentrl.engine.vllm import VllmEngine
+from agentrl.engine.vllm.engine import VllmEngine
 from agentrl.errors import EngineError, UserError
 
 pytestmark = [

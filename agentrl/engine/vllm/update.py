@@ -10,9 +10,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from agentrl.engine.base import Bucket
-from agentrl.engine.vllm_command import ServerSettings
-from agentrl.engine.vllm_files import Parameters, shared_memory, write_tensors
-from agentrl.engine.vllm_link import ServerLink
+from agentrl.engine.vllm.command import ServerSettings
+from agentrl.engine.vllm.files import Parameters, shared_memory, write_tensors
+from agentrl.engine.vllm.link import ServerLink
 from agentrl.errors import DeadlineExceeded, UserError
 
 UPDATE_TIMEOUT_S = 600.0

@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 
 from agentrl.engine.base import Generation, Sampling, StopKind
-from agentrl.engine.vllm_worker import WANTS_ENTROPIES, entropy_of_rank
+from agentrl.engine.vllm.worker import WANTS_ENTROPIES, entropy_of_rank
 from agentrl.errors import EngineError
 from agentrl.transcript import Float32Array, Int32Array
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from agentrl.engine.stops import Decodes
 from agentrl.engine.threaded import ThreadedEngine
-from agentrl.engine.vllm_backend import VllmBackend
-from agentrl.engine.vllm_start import VllmSettings
+from agentrl.engine.vllm.backend import VllmBackend
+from agentrl.engine.vllm.start import VllmSettings
 
 
 class VllmEngine(ThreadedEngine[VllmBackend]):

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from agentrl.engine.stops import Decodes
-from agentrl.engine.vllm_start import CPU_KV_CACHE_MB, ENVIRONMENT, check_parallel
-from agentrl.engine.vllm_worker import EXTENSION
+from agentrl.engine.vllm.start import CPU_KV_CACHE_MB, ENVIRONMENT, check_parallel
+from agentrl.engine.vllm.worker import EXTENSION
 from agentrl.errors import UserError
 
 

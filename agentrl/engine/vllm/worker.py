@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-EXTENSION = "agentrl.engine.vllm_worker.WorkerExtension"
+EXTENSION = "agentrl.engine.vllm.worker.WorkerExtension"
 """vLLM's `worker_extension_cls`."""
 WANTS_ENTROPIES = "agentrl_entropies"
 """Key of `SamplingParams.extra_args` that asks for them."""

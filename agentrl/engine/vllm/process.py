@@ -19,10 +19,10 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
-from agentrl.engine.vllm_guard import kill_group
+from agentrl.engine.vllm.guard import kill_group
 from agentrl.errors import DeadlineExceeded, EngineError
 
-_log = logging.getLogger("agentrl.engine.vllm_server")
+_log = logging.getLogger("agentrl.engine.vllm.server")
 
 LOOK_EVERY_S = 0.2
 TELL_EVERY_S = 10.0
@@ -76,7 +76,7 @@ class ServerProcess:
         guard = [
             sys.executable,
             "-m",
-            "agentrl.engine.vllm_guard",
+            "agentrl.engine.vllm.guard",
             str(os.getpid()),
             str(self.folder),
         ]

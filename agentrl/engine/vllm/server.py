@@ -21,14 +21,14 @@ from agentrl.engine.architecture import model_folder
 from agentrl.engine.base import Bucket, EngineStatistics, Generation, Sampling
 from agentrl.engine.rows import Request
 from agentrl.engine.stops import Decodes, StopMatcher
-from agentrl.engine.vllm_command import ServerSettings, check
-from agentrl.engine.vllm_files import parameters_of, vocabulary_of
-from agentrl.engine.vllm_http import ServerClient
-from agentrl.engine.vllm_link import CONTROL_S, ServerLink
-from agentrl.engine.vllm_metrics import MetricsReader
-from agentrl.engine.vllm_start import check_temperature
-from agentrl.engine.vllm_update import WeightUpdates
-from agentrl.engine.vllm_wire import (
+from agentrl.engine.vllm.command import ServerSettings, check
+from agentrl.engine.vllm.files import parameters_of, vocabulary_of
+from agentrl.engine.vllm.http import ServerClient
+from agentrl.engine.vllm.link import CONTROL_S, ServerLink
+from agentrl.engine.vllm.metrics import MetricsReader
+from agentrl.engine.vllm.start import check_temperature
+from agentrl.engine.vllm.update import WeightUpdates
+from agentrl.engine.vllm.wire import (
     GENERATE,
     ID_PREFIX,
     Received,
@@ -306,7 +306,7 @@ def _first_stop(
 def _no_extension(what: str) -> str:
     return (
         f"the server at engine.url {what}: start it with --worker-extension-cls "
-        "agentrl.engine.vllm_worker.WorkerExtension and VLLM_USE_V2_MODEL_RUNNER=0"
+        "agentrl.engine.vllm.worker.WorkerExtension and VLLM_USE_V2_MODEL_RUNNER=0"
     )
 
 

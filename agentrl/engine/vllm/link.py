@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from agentrl.engine.base import Sampling
-from agentrl.engine.vllm_command import ServerSettings, command, variables
-from agentrl.engine.vllm_http import Json, ServerClient, ServerGone
-from agentrl.engine.vllm_process import ServerProcess
-from agentrl.engine.vllm_start import MAX_TEMPERATURE
-from agentrl.engine.vllm_wire import (
+from agentrl.engine.vllm.command import ServerSettings, command, variables
+from agentrl.engine.vllm.http import Json, ServerClient, ServerGone
+from agentrl.engine.vllm.process import ServerProcess
+from agentrl.engine.vllm.start import MAX_TEMPERATURE
+from agentrl.engine.vllm.wire import (
     FIRST_VERSION,
     GENERATE,
     Received,

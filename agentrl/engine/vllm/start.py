@@ -15,7 +15,7 @@ import torch
 
 from agentrl.engine.base import Sampling
 from agentrl.engine.stops import Decodes
-from agentrl.engine.vllm_worker import EXTENSION
+from agentrl.engine.vllm.worker import EXTENSION
 from agentrl.errors import SetupError, UserError
 
 CPU_KV_CACHE_MB = 256

@@ -1,6 +1,6 @@
 """Runs a command that must not outlive its parent:
 
-    python -m agentrl.engine.vllm_guard PID FOLDER COMMAND...
+    python -m agentrl.engine.vllm.guard PID FOLDER COMMAND...
 
 The guard starts the command in a process group of its own, prints the group's number, and kills the
 group when its standard input closes, when its parent (PID) dies, on SIGTERM, and when the command

@@ -15,9 +15,9 @@ from agentrl.engine.architecture import model_folder
 from agentrl.engine.base import Bucket, EngineStatistics, Generation, StopKind
 from agentrl.engine.rows import Request
 from agentrl.engine.stops import StopMatcher
-from agentrl.engine.vllm_files import parameters_of, shared_memory, write_tensors
-from agentrl.engine.vllm_start import VllmSettings, check_temperature, refusals, start
-from agentrl.engine.vllm_worker import WANTS_ENTROPIES, entropy_of_rank
+from agentrl.engine.vllm.files import parameters_of, shared_memory, write_tensors
+from agentrl.engine.vllm.start import VllmSettings, check_temperature, refusals, start
+from agentrl.engine.vllm.worker import WANTS_ENTROPIES, entropy_of_rank
 from agentrl.engine.worker import Finished
 from agentrl.errors import EngineError, UserError
 
