@@ -234,7 +234,7 @@ class LearnerConfig(Plugin):
     max_grad_norm: float = Field(default=1.0, gt=0)
     warmup_steps: int = Field(default=0, ge=0)
     micro_tokens: int = Field(default=16_384, gt=0)
-    """Tokens, padding included, of one forward and backward pass."""
+    """Tokens of one forward and backward pass, padding included, shared prefixes counted once."""
 
 
 class TrainConfig(Node):

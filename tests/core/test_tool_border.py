@@ -148,7 +148,7 @@ async def test_cancelling_an_episode_cancels_its_call():
 
 def test_errors_survive_a_process_border():
     made = [e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, Exception)]
-    assert len(made) == 13
+    assert len(made) == 14
     for kind in made:
         copy = pickle.loads(pickle.dumps(kind("what happened")))  # noqa: S301
         assert (type(copy), str(copy)) == (kind, "what happened")

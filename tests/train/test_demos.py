@@ -23,7 +23,7 @@ from agentrl.engine.scripted import ScriptedEngine
 from agentrl.env import Action, Env, Observation, StepInfo, StepResult
 from agentrl.errors import RunFailed, SandboxError, SandboxUnavailable, UserError
 from agentrl.rollout.limits import Limits, Slots
-from agentrl.rollout.parts import Parts
+from agentrl.rollout.parts import Names, Parts
 from agentrl.sandbox import SandboxPool
 from agentrl.train.demos import conversation_rows, demonstrate, demonstrations
 from agentrl.train.setup import Chat
@@ -274,4 +274,4 @@ async def test_the_expert_s_end_is_its_own(chat: Chat):
         (Origin.OBSERVATION, [266, *b"ok", 267]),
         (Origin.DEMO, [98, 260]),
     ]
-    assert (played.uid, played.seed) == ("demo/t/3", 3)
+    assert (played.uid, played.seed) == ("0/t/0", Names(3, 0, Task("t", "Q")).seeds(0).sampling)
