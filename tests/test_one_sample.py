@@ -56,7 +56,7 @@ from agentrl.points import Ctx, Services
 from agentrl.rollout.limits import Limits, Slots
 from agentrl.rollout.loop import Episodes
 from agentrl.rollout.parts import Names, Parts
-from agentrl.rollout.plans import Sample
+from agentrl.rollout.plans.sample import Sample
 from agentrl.sandbox import SandboxPool
 from agentrl.train.collect import shape
 from agentrl.train.fresh import fresh_model

@@ -35,7 +35,7 @@ from agentrl.points import Ctx, Services
 from agentrl.rollout.limits import Limits
 from agentrl.rollout.loop import Episodes, RolloutStatistics
 from agentrl.rollout.parts import Parts
-from agentrl.rollout.plans import Sample
+from agentrl.rollout.plans.sample import Sample
 from agentrl.rollout.slots import Slots
 from agentrl.seeds import derive
 from agentrl.testing.virtual_time import run_virtually

@@ -16,7 +16,7 @@ from agentrl.plugins import build
 from agentrl.points import Adaptive, AuxTerm, Scorer, Services, TaskSource
 from agentrl.rollout.loop import Episodes
 from agentrl.rollout.parts import Parts
-from agentrl.rollout.plan_group import Experts, ExpertTurn
+from agentrl.rollout.plans.stage import Experts, ExpertTurn
 from agentrl.seeds import derive
 from agentrl.train import boundary, loop, setup
 from agentrl.train.alarms import Alarms, watched

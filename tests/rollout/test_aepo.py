@@ -15,7 +15,7 @@ from agentrl.env import Action, Observation, StepInfo, StepResult
 from agentrl.errors import SandboxError
 from agentrl.points import Ctx, Services
 from agentrl.rollout.loop import Episodes
-from agentrl.rollout.plan_aepo import Aepo
+from agentrl.rollout.plans.aepo import Aepo
 from agentrl.trajectory import Group
 from agentrl.types import Message, Task, ToolResult
 from agentrl_envs.tool_env import ToolEnv

@@ -25,8 +25,8 @@ from agentrl.errors import SandboxError, UserError
 from agentrl.points import Ctx, RolloutPlan, Services
 from agentrl.rollout.loop import Episodes
 from agentrl.rollout.parts import Names
-from agentrl.rollout.plan_aepo import Aepo
-from agentrl.rollout.plan_arpo import Arpo
+from agentrl.rollout.plans.aepo import Aepo
+from agentrl.rollout.plans.arpo import Arpo
 from agentrl.trajectory import Group, StopReason
 from agentrl.transcript import Origin
 from agentrl.types import Message, Task, ToolResult

@@ -19,7 +19,7 @@ from agentrl.points import Ctx, Services
 from agentrl.registry import resolve
 from agentrl.rollout.loop import Episodes
 from agentrl.rollout.parts import Names
-from agentrl.rollout.plan_arpo import Arpo
+from agentrl.rollout.plans.arpo import Arpo
 from agentrl.sandbox import SandboxPool
 from agentrl.transcript import Origin
 from agentrl.types import Task

@@ -7,7 +7,9 @@ import math
 import pytest
 
 from agentrl.errors import UserError
-from agentrl.rollout.branch_rules import (
+from agentrl.rollout.plans.aepo import Aepo, n_roots
+from agentrl.rollout.plans.arpo import Arpo
+from agentrl.rollout.plans.branch_rules import (
     BalancedRule,
     BranchRule,
     CodeRule,
@@ -15,8 +17,6 @@ from agentrl.rollout.branch_rules import (
     PaperRule,
     mean_entropy,
 )
-from agentrl.rollout.plan_aepo import Aepo, n_roots
-from agentrl.rollout.plan_arpo import Arpo
 
 
 def entropy(*p: float) -> float:

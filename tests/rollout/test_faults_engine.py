@@ -20,7 +20,7 @@ from agentrl.errors import EngineError
 from agentrl.model_path import model_path
 from agentrl.points import Ctx, Services
 from agentrl.rollout.loop import Episodes
-from agentrl.rollout.plans import Sample
+from agentrl.rollout.plans.sample import Sample
 from agentrl.trajectory import StopReason, Trajectory
 from agentrl.types import Message, Task
 

@@ -18,7 +18,7 @@ from agentrl.env import Action, StepInfo, StepResult
 from agentrl.points import Ctx, Services
 from agentrl.rollout.limits import CHARACTERS_PER_TOKEN
 from agentrl.rollout.loop import Episodes
-from agentrl.rollout.plans import Sample
+from agentrl.rollout.plans.sample import Sample
 from agentrl.tool import tool
 from agentrl.trajectory import StopReason
 from agentrl.transcript import Origin
@@ -245,7 +245,7 @@ from agentrl.points import Ctx, Services
 from agentrl.rollout.limits import Limits, Slots
 from agentrl.rollout.loop import Episodes
 from agentrl.rollout.parts import Parts
-from agentrl.rollout.plans import Sample
+from agentrl.rollout.plans.sample import Sample
 from agentrl.types import Message, Task
 from agentrl_sandbox.local import LocalPool
 from agentrl_envs.retool_math import RetoolMath

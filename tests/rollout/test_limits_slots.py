@@ -19,7 +19,7 @@ from agentrl.rollout.collector import PATIENT, patient_collector
 from agentrl.rollout.engine_slots import LOOK_S, EngineSlots
 from agentrl.rollout.flow_metrics import FLOW_METRICS, flow_metrics
 from agentrl.rollout.loop import Episodes, RolloutStatistics
-from agentrl.rollout.plans import Sample
+from agentrl.rollout.plans.sample import Sample
 from agentrl.rollout.slots import Slots
 from agentrl.testing.virtual_time import run_virtually
 from agentrl.trajectory import StopReason

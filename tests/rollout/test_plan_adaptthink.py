@@ -15,7 +15,7 @@ from agentrl.history import HistoryStore
 from agentrl.points import Ctx, Services
 from agentrl.rewards.adaptthink import AdaptThink as Shaper
 from agentrl.rewards.base import rewarded, summed
-from agentrl.rollout.plan_adaptthink import AdaptThink
+from agentrl.rollout.plans.adaptthink import AdaptThink
 from agentrl.trajectory import Group, StopReason
 from agentrl.transcript import Origin
 

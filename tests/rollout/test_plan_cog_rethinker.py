@@ -12,8 +12,8 @@ from agentrl.algo.types import RowContext
 from agentrl.errors import UserError
 from agentrl.points import Ctx
 from agentrl.rewards.base import rewarded, summed
-from agentrl.rollout.plan_cog_rethinker import CogRethinker
-from agentrl.rollout.retrieval import bm25
+from agentrl.rollout.plans.cog_rethinker import CogRethinker
+from agentrl.rollout.plans.retrieval import bm25
 from agentrl.trajectory import Group
 from agentrl.transcript import Origin
 

@@ -8,7 +8,7 @@ import pytest
 
 from agentrl.errors import UserError
 from agentrl.points import Ctx
-from agentrl.rollout.plan_cort_hints import CortHints
+from agentrl.rollout.plans.cort_hints import CortHints
 from agentrl.trajectory import Group
 from agentrl.transcript import Origin
 

@@ -11,7 +11,7 @@ from agentrl.algo.batch import make_batch
 from agentrl.errors import UserError
 from agentrl.points import Ctx
 from agentrl.rewards.base import rewarded, summed
-from agentrl.rollout.plan_cure import Cure, top_entropies
+from agentrl.rollout.plans.cure import Cure, top_entropies
 from agentrl.transcript import Origin, Segment, Transcript
 
 CTX = Ctx(step=0, total_steps=10, seed=1)

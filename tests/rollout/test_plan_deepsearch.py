@@ -20,9 +20,9 @@ from agentrl.errors import EngineError, UserError
 from agentrl.points import Ctx, Services
 from agentrl.rewards.combine import Outcome
 from agentrl.rollout.loop import Episodes
-from agentrl.rollout.plan_deepsearch import DeepSearch, overlong
-from agentrl.rollout.rare_successes import REPLAYED
-from agentrl.rollout.search_tree import Frontier, Node, backed_up, path_weight, teacher, uct
+from agentrl.rollout.plans.deepsearch import DeepSearch, overlong
+from agentrl.rollout.plans.rare_successes import REPLAYED
+from agentrl.rollout.plans.search_tree import Frontier, Node, backed_up, path_weight, teacher, uct
 from agentrl.train.collect import shape
 from agentrl.trajectory import Group, StopReason, Trajectory
 from agentrl.transcript import Origin, Segment, Transcript

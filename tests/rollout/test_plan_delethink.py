@@ -18,7 +18,7 @@ from agentrl.errors import EngineError, UserError
 from agentrl.points import Ctx, Services
 from agentrl.rollout.limits import Limits
 from agentrl.rollout.loop import Episodes
-from agentrl.rollout.plan_delethink import Delethink
+from agentrl.rollout.plans.delethink import Delethink
 from agentrl.trajectory import Group, StopReason, Trajectory
 from agentrl.transcript import Origin, Segment, Transcript
 from agentrl.types import Task

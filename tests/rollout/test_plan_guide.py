@@ -15,8 +15,8 @@ from agentrl.algo.types import RowContext
 from agentrl.errors import UserError
 from agentrl.points import Ctx
 from agentrl.rewards.base import rewarded, summed
-from agentrl.rollout.plan_group import ExpertTurn
-from agentrl.rollout.plan_guide import Guide
+from agentrl.rollout.plans.guide import Guide
+from agentrl.rollout.plans.stage import ExpertTurn
 from agentrl.trajectory import Group
 
 CTX = Ctx(step=0, total_steps=4, seed=1)

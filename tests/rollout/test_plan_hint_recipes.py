@@ -17,8 +17,8 @@ from agentrl.compose import compose
 from agentrl.config import RunConfig
 from agentrl.plugins import build
 from agentrl.points import Ctx
-from agentrl.rollout.plan_cure import top_entropies
-from agentrl.rollout.plan_group import ExpertTurn, Stage
+from agentrl.rollout.plans.cure import top_entropies
+from agentrl.rollout.plans.stage import ExpertTurn, Stage
 from agentrl.trajectory import Group
 from agentrl.transcript import Float32Array, Origin, floats_array
 

@@ -14,9 +14,15 @@ import pytest
 from agentrl.engine.base import Sampling
 from agentrl.errors import UserError, WorldFault
 from agentrl.points import Ctx, Services
-from agentrl.rollout.instructions import Instruction, chosen, probabilities, pruned, recombined
 from agentrl.rollout.loop import Episodes
-from agentrl.rollout.plan_inspo import USED, Inspo
+from agentrl.rollout.plans.inspo import USED, Inspo
+from agentrl.rollout.plans.instructions import (
+    Instruction,
+    chosen,
+    probabilities,
+    pruned,
+    recombined,
+)
 from agentrl.trajectory import Group
 
 CTX = Ctx(step=0, total_steps=9, seed=0)

@@ -14,16 +14,16 @@ import pytest
 from agentrl.algo.batch import make_batch
 from agentrl.points import Adaptive, Ctx, RolloutPlan
 from agentrl.rewards.base import rewarded, summed
-from agentrl.rollout.plan_adaptthink import AdaptThink
-from agentrl.rollout.plan_cog_rethinker import CogRethinker
-from agentrl.rollout.plan_cort_hints import CortHints
-from agentrl.rollout.plan_cure import Cure
-from agentrl.rollout.plan_group import ExpertTurn
-from agentrl.rollout.plan_guide import Guide
-from agentrl.rollout.plan_luffy import Luffy
-from agentrl.rollout.plan_rex_rag import RexRag
-from agentrl.rollout.plan_rgr import Rgr
-from agentrl.rollout.plan_ruscarl import RuscaRL
+from agentrl.rollout.plans.adaptthink import AdaptThink
+from agentrl.rollout.plans.cog_rethinker import CogRethinker
+from agentrl.rollout.plans.cort_hints import CortHints
+from agentrl.rollout.plans.cure import Cure
+from agentrl.rollout.plans.guide import Guide
+from agentrl.rollout.plans.luffy import Luffy
+from agentrl.rollout.plans.rex_rag import RexRag
+from agentrl.rollout.plans.rgr import Rgr
+from agentrl.rollout.plans.ruscarl import RuscaRL
+from agentrl.rollout.plans.stage import ExpertTurn
 from agentrl.seeds import derive
 from agentrl.trajectory import Group, Trajectory
 from agentrl.transcript import SAMPLED, Float32Array, Origin, floats_array

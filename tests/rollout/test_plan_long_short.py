@@ -14,7 +14,7 @@ from agentrl.history import HistoryStore
 from agentrl.points import Ctx, Services, Shaped
 from agentrl.rewards.kimi_length import KimiLength
 from agentrl.rollout.loop import Episodes
-from agentrl.rollout.plan_long_short import LongShort, well_formed
+from agentrl.rollout.plans.long_short import LongShort, well_formed
 from agentrl.trajectory import Group, StopReason, Trajectory
 from agentrl.transcript import Origin, Segment, Transcript, floats_array
 from agentrl.types import Task

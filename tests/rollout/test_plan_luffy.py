@@ -13,8 +13,8 @@ from agentrl.algo.offpolicy import OFF, denominators
 from agentrl.errors import UserError
 from agentrl.points import Ctx
 from agentrl.rewards.base import rewarded, summed
-from agentrl.rollout.plan_group import ExpertTurn
-from agentrl.rollout.plan_luffy import Luffy
+from agentrl.rollout.plans.luffy import Luffy
+from agentrl.rollout.plans.stage import ExpertTurn
 from agentrl.trajectory import Group, StopReason
 from agentrl.transcript import Origin
 

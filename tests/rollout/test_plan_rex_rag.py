@@ -14,8 +14,8 @@ from agentrl.algo.offpolicy import OFF, denominators
 from agentrl.errors import UserError
 from agentrl.points import Ctx
 from agentrl.rewards.base import rewarded, summed
-from agentrl.rollout.plan_rex_rag import RexRag, mixture, moving, prefix_logprobs, trie_logprobs
-from agentrl.rollout.reflections import REFLECTIONS
+from agentrl.rollout.plans.reflections import REFLECTIONS
+from agentrl.rollout.plans.rex_rag import RexRag, mixture, moving, prefix_logprobs, trie_logprobs
 from agentrl.trajectory import Group, StopReason
 from agentrl.transcript import Float32Array, Origin, floats_array
 

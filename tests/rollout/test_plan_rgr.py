@@ -13,7 +13,7 @@ from agentrl.algo.types import RowContext
 from agentrl.errors import UserError
 from agentrl.points import Ctx, Services
 from agentrl.rewards.base import rewarded, summed
-from agentrl.rollout.plan_rgr import Rgr
+from agentrl.rollout.plans.rgr import Rgr
 from agentrl.trajectory import Group, Trajectory
 from agentrl.transcript import Origin
 

@@ -12,7 +12,7 @@ from agentrl.engine.base import Sampling
 from agentrl.errors import EngineError, UserError
 from agentrl.points import Ctx, Services
 from agentrl.rollout.loop import Episodes
-from agentrl.rollout.plan_rlad import Rlad
+from agentrl.rollout.plans.rlad import Rlad
 from agentrl.trajectory import Group
 from agentrl.transcript import Origin
 

@@ -9,9 +9,9 @@ import pytest
 
 from agentrl.errors import UserError, WorldFault
 from agentrl.points import Ctx, Services
-from agentrl.rollout.openings import asking, instructing
-from agentrl.rollout.plan_group import Stage, response_of
-from agentrl.rollout.plan_rows import as_context, as_demo, certain, declared, prompt_of
+from agentrl.rollout.plans.openings import asking, instructing
+from agentrl.rollout.plans.rows import as_context, as_demo, certain, declared, prompt_of
+from agentrl.rollout.plans.stage import Stage, response_of
 from agentrl.trajectory import Trajectory
 from agentrl.transcript import Origin, Segment, Transcript, floats_array
 from agentrl.types import Message, Task

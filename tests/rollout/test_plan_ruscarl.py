@@ -13,7 +13,7 @@ from agentrl.algo.types import RowContext
 from agentrl.errors import UserError
 from agentrl.points import Ctx
 from agentrl.rewards.base import rewarded, summed
-from agentrl.rollout.plan_ruscarl import RuscaRL, criteria_of
+from agentrl.rollout.plans.ruscarl import RuscaRL, criteria_of
 from agentrl.trajectory import Group
 
 RUBRIC = [{"criterion": f"c{i}", "points": p} for i, p in enumerate((5, 3, 2, 1))]

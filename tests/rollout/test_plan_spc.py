@@ -14,7 +14,7 @@ from agentrl.engine.base import Sampling
 from agentrl.errors import EngineError, UserError
 from agentrl.points import Ctx, Services
 from agentrl.rollout.loop import Episodes
-from agentrl.rollout.plan_spc import Spc, steps_of, verdict
+from agentrl.rollout.plans.spc import Spc, steps_of, verdict
 from agentrl.trajectory import Group
 from agentrl.transcript import Origin
 

@@ -11,8 +11,8 @@ from agentrl.engine.scripted import Reply
 from agentrl.errors import EngineError, UserError, WorldFault
 from agentrl.points import Ctx, Services, needs_of
 from agentrl.rollout.loop import Episodes
-from agentrl.rollout.plan_trimr import Watched
-from agentrl.rollout.watch_rules import looping, reconsidered, result, thoughts
+from agentrl.rollout.plans.trimr import Watched
+from agentrl.rollout.plans.watch_rules import looping, reconsidered, result, thoughts
 from agentrl.trajectory import StopReason, Trajectory
 from agentrl.transcript import Origin
 

@@ -16,7 +16,7 @@ from agentrl.history import HistoryStore
 from agentrl.points import Ctx, Keep, Services
 from agentrl.rewards.ttrl import Ttrl
 from agentrl.rollout.loop import Episodes
-from agentrl.rollout.plan_ttrl import VOTE_ONLY, VotePool
+from agentrl.rollout.plans.ttrl import VOTE_ONLY, VotePool
 from agentrl.train.collect import Assembly, Method
 from agentrl.trajectory import Group
 

@@ -254,7 +254,7 @@ async def test_the_engine_is_asked_with_the_protocol_s_stops(world: Any):
 @pytest.mark.parametrize("in_flight", [1, 8])
 async def test_uids_are_unique_in_a_group(world: Any, in_flight: int):
     from agentrl.points import Services
-    from agentrl.rollout.plans import Sample
+    from agentrl.rollout.plans.sample import Sample
 
     runner = Episodes(world.parts(world.turns(ANSWER)), seed=1, in_flight=in_flight)
     group = await Sample(group_size=4).collect(

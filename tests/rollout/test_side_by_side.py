@@ -12,7 +12,7 @@ from agentrl.errors import SandboxError
 from agentrl.points import Ctx, Services
 from agentrl.rollout.limits import Slots
 from agentrl.rollout.loop import Episodes
-from agentrl.rollout.plans import Sample
+from agentrl.rollout.plans.sample import Sample
 from agentrl.trajectory import StopReason
 
 CALL, ANSWER = "<code>1</code>", "<answer>4</answer>"

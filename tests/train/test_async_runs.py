@@ -19,7 +19,7 @@ from agentrl.engine.base import Sampling
 from agentrl.engine.transformers import TransformersEngine
 from agentrl.errors import EngineError, RunFailed, UserError
 from agentrl.points import Ctx, Services
-from agentrl.rollout.plans import Sample
+from agentrl.rollout.plans.sample import Sample
 from agentrl.train import checkpoint, loop
 from agentrl.train.assemble import assemble
 from agentrl.train.exam import Exam

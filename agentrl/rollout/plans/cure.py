@@ -18,9 +18,9 @@ from agentrl.chat.base import Renderer
 from agentrl.errors import UserError
 from agentrl.points import Ctx, Episode, Services
 from agentrl.rollout.loop import played_out
-from agentrl.rollout.plan_group import TRIES, Stage, in_order
-from agentrl.rollout.plan_rows import as_context
-from agentrl.rollout.plans import Sample
+from agentrl.rollout.plans.rows import as_context
+from agentrl.rollout.plans.sample import Sample
+from agentrl.rollout.plans.stage import TRIES, Stage, in_order
 from agentrl.trajectory import Group, Trajectory
 from agentrl.transcript import Origin, Transcript
 from agentrl.types import Task

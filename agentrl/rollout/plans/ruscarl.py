@@ -16,8 +16,8 @@ from typing import cast
 
 from agentrl.errors import UserError
 from agentrl.points import Ctx, Opening, Services
-from agentrl.rollout.openings import instructing
-from agentrl.rollout.plan_group import Stage, in_order
+from agentrl.rollout.plans.openings import instructing
+from agentrl.rollout.plans.stage import Stage, in_order
 from agentrl.trajectory import Group
 from agentrl.types import Task
 

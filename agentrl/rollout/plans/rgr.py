@@ -15,10 +15,10 @@ from dataclasses import replace
 
 from agentrl.errors import UserError
 from agentrl.points import Ctx, Services
-from agentrl.rollout.openings import asking
-from agentrl.rollout.plan_group import Stage, in_order, response_of
-from agentrl.rollout.plan_rows import certain
-from agentrl.rollout.plan_ruscarl import criteria_of
+from agentrl.rollout.plans.openings import asking
+from agentrl.rollout.plans.rows import certain
+from agentrl.rollout.plans.ruscarl import criteria_of
+from agentrl.rollout.plans.stage import Stage, in_order, response_of
 from agentrl.trajectory import Group, Trajectory
 from agentrl.types import Task
 

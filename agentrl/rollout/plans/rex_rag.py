@@ -24,9 +24,9 @@ from agentrl.chat.base import Renderer
 from agentrl.errors import UserError
 from agentrl.points import Ctx, Episode, Need, Services
 from agentrl.rollout.loop import played_out
-from agentrl.rollout.plan_group import TRIES, Stage, in_order
-from agentrl.rollout.plan_rows import declared
-from agentrl.rollout.reflections import REFLECTIONS
+from agentrl.rollout.plans.reflections import REFLECTIONS
+from agentrl.rollout.plans.rows import declared
+from agentrl.rollout.plans.stage import TRIES, Stage, in_order
 from agentrl.trajectory import Group, StopReason, Trajectory
 from agentrl.transcript import Float32Array, floats_array
 from agentrl.types import JsonValue, Task

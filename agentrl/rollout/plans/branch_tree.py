@@ -16,10 +16,10 @@ from agentrl.chat.base import Renderer
 from agentrl.engine.base import Generation
 from agentrl.errors import UserError
 from agentrl.points import Ctx, Episode, Services
-from agentrl.rollout.branch_rules import BranchRule
-from agentrl.rollout.grove import Grove
-from agentrl.rollout.places import Places
-from agentrl.rollout.siblings import side_by_side
+from agentrl.rollout.plans.branch_rules import BranchRule
+from agentrl.rollout.plans.grove import Grove
+from agentrl.rollout.plans.places import Places
+from agentrl.rollout.plans.siblings import side_by_side
 from agentrl.seeds import derive
 from agentrl.trajectory import Group, Trajectory
 from agentrl.types import Task

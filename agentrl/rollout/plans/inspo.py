@@ -21,8 +21,8 @@ from typing import Any, cast
 
 from agentrl.errors import UserError, WorldFault
 from agentrl.points import Ctx, Judge, Services
-from agentrl.rollout.instructions import Instruction, chosen, credited, pruned, recombined
-from agentrl.rollout.siblings import instructed, sampled
+from agentrl.rollout.plans.instructions import Instruction, chosen, credited, pruned, recombined
+from agentrl.rollout.plans.siblings import instructed, sampled
 from agentrl.seeds import derive
 from agentrl.trajectory import Group
 from agentrl.trajectory_json import task_json

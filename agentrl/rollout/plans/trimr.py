@@ -14,8 +14,8 @@ from typing import Final, Literal
 
 from agentrl.errors import UserError, WorldFault
 from agentrl.points import Ctx, Episode, Judge, Need, Services
-from agentrl.rollout.siblings import side_by_side
-from agentrl.rollout.watch_rules import looping, reconsidered
+from agentrl.rollout.plans.siblings import side_by_side
+from agentrl.rollout.plans.watch_rules import looping, reconsidered
 from agentrl.trajectory import Group, Trajectory
 from agentrl.types import Task
 

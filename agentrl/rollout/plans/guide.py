@@ -11,8 +11,8 @@ from typing import Literal
 
 from agentrl.errors import UserError
 from agentrl.points import Ctx, Services
-from agentrl.rollout.openings import asking
-from agentrl.rollout.plan_group import Experts, Stage, in_order
+from agentrl.rollout.plans.openings import asking
+from agentrl.rollout.plans.stage import Experts, Stage, in_order
 from agentrl.seeds import derive
 from agentrl.trajectory import Group
 from agentrl.types import Task

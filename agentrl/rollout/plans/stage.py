@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from agentrl.errors import UserError, WorldFault
 from agentrl.points import Ctx, Episode, Opening, Services
-from agentrl.rollout.siblings import ATTEMPTS, played_again
+from agentrl.rollout.plans.siblings import ATTEMPTS, played_again
 from agentrl.seeds import derive
 from agentrl.trajectory import StopReason, Trajectory
 from agentrl.transcript import Int32Array

@@ -12,7 +12,7 @@ import math
 from agentrl.chat.base import Renderer
 from agentrl.errors import UserError
 from agentrl.points import Ctx, Episode, Services
-from agentrl.rollout.plan_group import Stage, in_order, played_within
+from agentrl.rollout.plans.stage import Stage, in_order, played_within
 from agentrl.trajectory import Group, Trajectory
 from agentrl.types import Task
 

@@ -19,8 +19,8 @@ from typing import ClassVar, Final, Literal
 
 from agentrl.errors import UserError
 from agentrl.points import Ctx, Episode, Services
-from agentrl.rollout.roles import partner_of, refuse_partner, trained_role
-from agentrl.rollout.siblings import side_by_side
+from agentrl.rollout.plans.roles import partner_of, refuse_partner, trained_role
+from agentrl.rollout.plans.siblings import side_by_side
 from agentrl.trajectory import Group, Trajectory
 from agentrl.types import Task
 

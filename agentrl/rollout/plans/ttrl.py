@@ -17,7 +17,7 @@ from dataclasses import replace
 
 from agentrl.errors import UserError
 from agentrl.points import Ctx, Services
-from agentrl.rollout.siblings import sampled
+from agentrl.rollout.plans.siblings import sampled
 from agentrl.trajectory import Group, Trajectory
 from agentrl.types import Task
 

@@ -20,9 +20,9 @@ from dataclasses import dataclass, field, replace
 
 from agentrl.errors import UserError
 from agentrl.points import Ctx, Episode, Services
-from agentrl.rollout.rare_successes import RareSuccesses, replayed
-from agentrl.rollout.search_tree import Frontier, Node, teacher, uct
-from agentrl.rollout.siblings import sampled
+from agentrl.rollout.plans.rare_successes import RareSuccesses, replayed
+from agentrl.rollout.plans.search_tree import Frontier, Node, teacher, uct
+from agentrl.rollout.plans.siblings import sampled
 from agentrl.trajectory import Group, StopReason, Trajectory
 from agentrl.transcript import Float32Array, floats_array
 from agentrl.types import JsonValue, Task

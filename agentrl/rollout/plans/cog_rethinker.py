@@ -15,10 +15,10 @@ from typing import Literal, cast
 
 from agentrl.errors import UserError
 from agentrl.points import Ctx, Services
-from agentrl.rollout.openings import asking
-from agentrl.rollout.plan_group import Stage, in_order, response_of
-from agentrl.rollout.plan_rows import as_demo
-from agentrl.rollout.retrieval import bm25
+from agentrl.rollout.plans.openings import asking
+from agentrl.rollout.plans.retrieval import bm25
+from agentrl.rollout.plans.rows import as_demo
+from agentrl.rollout.plans.stage import Stage, in_order, response_of
 from agentrl.trajectory import Group, Trajectory
 from agentrl.types import JsonValue, Task
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 from agentrl.errors import UserError
 from agentrl.points import Ctx, Episode, Services
-from agentrl.rollout.plan_group import Stage, in_order
+from agentrl.rollout.plans.stage import Stage, in_order
 from agentrl.trajectory import Group, Trajectory
 from agentrl.types import Task
 

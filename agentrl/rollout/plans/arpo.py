@@ -18,8 +18,8 @@ from typing import Literal
 from agentrl.chat.base import Renderer
 from agentrl.errors import UserError
 from agentrl.points import Ctx, Services
-from agentrl.rollout.branch_rules import BranchRule, CodeRule, FixedRule, PaperRule
-from agentrl.rollout.branch_tree import Tree, TreeShape
+from agentrl.rollout.plans.branch_rules import BranchRule, CodeRule, FixedRule, PaperRule
+from agentrl.rollout.plans.branch_tree import Tree, TreeShape
 from agentrl.trajectory import Group
 from agentrl.types import Task
 

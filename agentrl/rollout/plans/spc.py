@@ -27,8 +27,8 @@ from typing import ClassVar, Final, Literal
 
 from agentrl.errors import UserError
 from agentrl.points import Ctx, Opening, Services
-from agentrl.rollout.roles import ALTERNATE, partner_of, refuse_partner, trained_role
-from agentrl.rollout.siblings import side_by_side, written_by
+from agentrl.rollout.plans.roles import ALTERNATE, partner_of, refuse_partner, trained_role
+from agentrl.rollout.plans.siblings import side_by_side, written_by
 from agentrl.seeds import derive
 from agentrl.trajectory import Group, StopReason, Trajectory
 from agentrl.types import Message, Task

@@ -16,7 +16,7 @@ from __future__ import annotations
 from agentrl.errors import UserError
 from agentrl.points import Ctx, Episode, Services
 from agentrl.rollout.limits import Limits
-from agentrl.rollout.siblings import side_by_side
+from agentrl.rollout.plans.siblings import side_by_side
 from agentrl.trajectory import Group, StopReason, Trajectory
 from agentrl.types import Task
 

@@ -23,8 +23,8 @@ from typing import ClassVar, Final, Literal, NamedTuple
 
 from agentrl.errors import UserError
 from agentrl.points import Ctx, Opening, Services
-from agentrl.rollout.roles import ALTERNATE, partner_of, refuse_partner, trained_role
-from agentrl.rollout.siblings import appended, played_again, sampled, side_by_side, written_by
+from agentrl.rollout.plans.roles import ALTERNATE, partner_of, refuse_partner, trained_role
+from agentrl.rollout.plans.siblings import appended, played_again, sampled, side_by_side, written_by
 from agentrl.trajectory import Group, StopReason, Trajectory
 from agentrl.types import Message, Task
 

@@ -22,8 +22,8 @@ from statistics import fmean
 from agentrl.chat.base import Renderer
 from agentrl.errors import UserError
 from agentrl.points import Ctx, Episode, Services
-from agentrl.rollout.branch_rules import BalancedRule
-from agentrl.rollout.branch_tree import Tree, TreeShape
+from agentrl.rollout.plans.branch_rules import BalancedRule
+from agentrl.rollout.plans.branch_tree import Tree, TreeShape
 from agentrl.trajectory import Group, Trajectory
 from agentrl.types import Task
 

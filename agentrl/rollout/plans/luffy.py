@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from agentrl.errors import UserError
 from agentrl.points import Ctx, Episode, Services
-from agentrl.rollout.plan_group import Experts, ExpertTurn, Stage, in_order
+from agentrl.rollout.plans.stage import Experts, ExpertTurn, Stage, in_order
 from agentrl.seeds import derive
 from agentrl.trajectory import Group, Trajectory
 from agentrl.types import Task

@@ -1,0 +1,1 @@
+"""How one task becomes a group: one file per published plan, and what they share."""
