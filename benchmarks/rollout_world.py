@@ -24,7 +24,8 @@ from agentrl.chat.tokenizers import load_tokenizer
 from agentrl.context import Context
 from agentrl.engine.base import Engine, Generation, Sampling
 from agentrl.env import Action, Env, Observation, StepInfo, StepResult
-from agentrl.points import Ctx, Episode
+from agentrl.episode import Episode
+from agentrl.points import Ctx
 from agentrl.rollout.limits import Limits
 from agentrl.rollout.loop import Episodes
 from agentrl.rollout.parts import Parts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -58,7 +58,7 @@ def command(words: tuple[str, ...], as_json: bool) -> None:
 
 
 @contextmanager
-def _warnings_held() -> Iterator[None]:
+def _warnings_held() -> Generator[None]:
     """The report itself says what the back ends warn of."""
     logger = logging.getLogger("agentrl.sandbox")
     before = logger.level

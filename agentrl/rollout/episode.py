@@ -20,8 +20,8 @@ from agentrl.chat.opening import open_conversation
 from agentrl.context import Context
 from agentrl.engine.base import Engine, Generation, Sampling
 from agentrl.env import Action, Env, Observation, StepResult
+from agentrl.episode import Opening
 from agentrl.errors import EngineError, WorldFault
-from agentrl.points import Opening
 from agentrl.rollout.branching import copied, fingerprint, replayed
 from agentrl.rollout.faults import EnvFault, of_env, told, within
 from agentrl.rollout.limits import Lease, clip_result
@@ -59,7 +59,7 @@ _ranks = count()
 
 
 class LiveEpisode:
-    """Implements `agentrl.points.Episode`."""
+    """Implements `agentrl.episode.Episode`."""
 
     __slots__ = (
         "_branches", "_carried", "_clock", "_complete", "_ctx", "_ended", "_env", "_error", "_lease",

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from agentrl.context import LimiterStatistics
-from agentrl.points import Ctx, Episode, Opening
+from agentrl.episode import Episode, Opening
+from agentrl.points import Ctx
 from agentrl.rollout.collector import patient_collector
 from agentrl.rollout.engine_slots import EngineSlots
 from agentrl.rollout.episode import LiveEpisode
@@ -145,7 +146,7 @@ class Episodes:
     async def live(
         self, task: Task, sibling: int, ctx: Ctx, opening: Opening | None = None
     ) -> AsyncGenerator[Episode]:
-        """See `agentrl.points.EpisodeRunner.live`."""
+        """See `agentrl.episode.EpisodeRunner.live`."""
         parts = self.parts.patched(ctx.patch)
         async with self._slots.slot():
             made = LiveEpisode.of(task, parts, self.names(task, ctx), sibling)

@@ -8,8 +8,9 @@ from typing import cast
 
 import pytest
 
+from agentrl.episode import EpisodeRunner
 from agentrl.history import HistoryStore
-from agentrl.points import Ctx, EpisodeRunner, Services
+from agentrl.points import Ctx, Services
 from agentrl.rewards.answer_match import AnswerMatch, golds, response_answer
 from agentrl.rewards.base import summed
 from agentrl.rewards.formats import (

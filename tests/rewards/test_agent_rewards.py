@@ -7,9 +7,10 @@ from typing import cast
 
 import pytest
 
+from agentrl.episode import EpisodeRunner
 from agentrl.errors import UserError
 from agentrl.history import HistoryStore
-from agentrl.points import Ctx, EpisodeRunner, Services
+from agentrl.points import Ctx, Services
 from agentrl.rewards.base import summed
 from agentrl.rewards.med_r3 import MedR3, balance, graph_score, jaccard, root_paths
 from agentrl.rewards.reseek import ReSeek, discounted, judgements

@@ -13,8 +13,9 @@ from typing import Any, cast
 
 import pytest
 
+from agentrl.episode import EpisodeRunner
 from agentrl.errors import DeadlineExceeded, SetupError, UserError, WorldFault
-from agentrl.points import EpisodeRunner, Judge, Services, needs_of
+from agentrl.points import Judge, Services, needs_of
 from agentrl.rewards import judge as judge_module
 from agentrl.rewards.asking import read_score, read_verdict
 from agentrl.rewards.capo import CapoJudge

@@ -9,9 +9,10 @@ from typing import cast
 import numpy as np
 import pytest
 
+from agentrl.episode import EpisodeRunner
 from agentrl.errors import DeadlineExceeded, UserError
 from agentrl.history import HistoryStore
-from agentrl.points import Ctx, EpisodeRunner, ScoredModel, Scorer, Services, needs_of
+from agentrl.points import Ctx, ScoredModel, Scorer, Services, needs_of
 from agentrl.rewards.base import summed
 from agentrl.rewards.likelihood import ReferenceScore
 from agentrl.rewards.r3 import R3, R3Score, propagated, reflection_rewards

@@ -11,7 +11,8 @@ import pytest
 from agentrl.engine.base import Sampling
 from agentrl.engine.scripted import Reply
 from agentrl.env import Action, Observation, StepInfo, StepResult
-from agentrl.points import Ctx, Opening
+from agentrl.episode import Opening
+from agentrl.points import Ctx
 from agentrl.rollout.loop import Episodes, played_out
 from agentrl.trajectory import StopReason
 from agentrl.transcript import Origin

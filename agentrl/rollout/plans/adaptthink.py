@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 
 from agentrl.chat.base import Renderer
+from agentrl.episode import Episode
 from agentrl.errors import UserError
-from agentrl.points import Ctx, Episode, Services
+from agentrl.points import Ctx, Services
 from agentrl.rollout.plans.stage import Stage, in_order, played_within
 from agentrl.trajectory import Group, Trajectory
 from agentrl.types import Task

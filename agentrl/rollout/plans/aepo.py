@@ -20,8 +20,9 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from agentrl.chat.base import Renderer
+from agentrl.episode import Episode
 from agentrl.errors import UserError
-from agentrl.points import Ctx, Episode, Services
+from agentrl.points import Ctx, Services
 from agentrl.rollout.plans.branch_rules import BalancedRule
 from agentrl.rollout.plans.branch_tree import Tree, TreeShape
 from agentrl.trajectory import Group, Trajectory

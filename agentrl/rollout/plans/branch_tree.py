@@ -14,8 +14,9 @@ from statistics import fmean
 
 from agentrl.chat.base import Renderer
 from agentrl.engine.base import Generation
+from agentrl.episode import Episode
 from agentrl.errors import UserError
-from agentrl.points import Ctx, Episode, Services
+from agentrl.points import Ctx, Services
 from agentrl.rollout.plans.branch_rules import BranchRule
 from agentrl.rollout.plans.grove import Grove
 from agentrl.rollout.plans.places import Places

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from typing import Literal
 
+from agentrl.episode import Episode
 from agentrl.errors import UserError
-from agentrl.points import Ctx, Episode, Services
+from agentrl.points import Ctx, Services
 from agentrl.rollout.plans.stage import Stage, in_order
 from agentrl.trajectory import Group, Trajectory
 from agentrl.types import Task

@@ -15,8 +15,9 @@ from random import Random
 import numpy as np
 
 from agentrl.chat.base import Renderer
+from agentrl.episode import Episode
 from agentrl.errors import UserError
-from agentrl.points import Ctx, Episode, Services
+from agentrl.points import Ctx, Services
 from agentrl.rollout.loop import played_out
 from agentrl.rollout.plans.rows import as_context
 from agentrl.rollout.plans.sample import Sample

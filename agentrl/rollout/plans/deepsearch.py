@@ -18,8 +18,9 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from agentrl.episode import Episode
 from agentrl.errors import UserError
-from agentrl.points import Ctx, Episode, Services
+from agentrl.points import Ctx, Services
 from agentrl.rollout.plans.rare_successes import RareSuccesses, replayed
 from agentrl.rollout.plans.search_tree import Frontier, Node, teacher, uct
 from agentrl.rollout.plans.siblings import sampled

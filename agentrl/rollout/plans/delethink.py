@@ -13,8 +13,9 @@ bounded; one that overfills its chunk is carried over as far as the carry reache
 
 from __future__ import annotations
 
+from agentrl.episode import Episode
 from agentrl.errors import UserError
-from agentrl.points import Ctx, Episode, Services
+from agentrl.points import Ctx, Services
 from agentrl.rollout.limits import Limits
 from agentrl.rollout.plans.siblings import side_by_side
 from agentrl.trajectory import Group, StopReason, Trajectory

@@ -17,8 +17,9 @@ import re
 from dataclasses import dataclass, field
 from typing import ClassVar, Final, Literal
 
+from agentrl.episode import Episode
 from agentrl.errors import UserError
-from agentrl.points import Ctx, Episode, Services
+from agentrl.points import Ctx, Services
 from agentrl.rollout.plans.roles import partner_of, refuse_partner, trained_role
 from agentrl.rollout.plans.siblings import side_by_side
 from agentrl.trajectory import Group, Trajectory

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from agentrl.episode import Episode
 from agentrl.errors import UserError
-from agentrl.points import Ctx, Episode, Services
+from agentrl.points import Ctx, Services
 from agentrl.rollout.plans.stage import Experts, ExpertTurn, Stage, in_order
 from agentrl.seeds import derive
 from agentrl.trajectory import Group, Trajectory

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from agentrl.points import Opening
+from agentrl.episode import Opening
 from agentrl.types import Message
 
 Messages = tuple[Message, ...]

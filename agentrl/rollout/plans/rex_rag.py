@@ -21,8 +21,9 @@ from typing import ClassVar, cast
 import numpy as np
 
 from agentrl.chat.base import Renderer
+from agentrl.episode import Episode
 from agentrl.errors import UserError
-from agentrl.points import Ctx, Episode, Need, Services
+from agentrl.points import Ctx, Need, Services
 from agentrl.rollout.loop import played_out
 from agentrl.rollout.plans.reflections import REFLECTIONS
 from agentrl.rollout.plans.rows import declared

@@ -21,8 +21,9 @@ from dataclasses import replace
 from statistics import fmean
 from typing import ClassVar, Final, Literal, NamedTuple
 
+from agentrl.episode import Opening
 from agentrl.errors import UserError
-from agentrl.points import Ctx, Opening, Services
+from agentrl.points import Ctx, Services
 from agentrl.rollout.plans.roles import ALTERNATE, partner_of, refuse_partner, trained_role
 from agentrl.rollout.plans.siblings import appended, played_again, sampled, side_by_side, written_by
 from agentrl.trajectory import Group, StopReason, Trajectory

@@ -14,8 +14,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import cast
 
+from agentrl.episode import Opening
 from agentrl.errors import UserError
-from agentrl.points import Ctx, Opening, Services
+from agentrl.points import Ctx, Services
 from agentrl.rollout.plans.openings import instructing
 from agentrl.rollout.plans.stage import Stage, in_order
 from agentrl.trajectory import Group

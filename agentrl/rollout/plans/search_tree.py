@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from agentrl.points import Episode
+from agentrl.episode import Episode
 from agentrl.trajectory import Trajectory
 from agentrl.transcript import Float32Array, floats_array
 

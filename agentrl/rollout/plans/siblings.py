@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 
-from agentrl.points import Ctx, Episode, Opening, Services
+from agentrl.episode import Episode, Opening
+from agentrl.points import Ctx, Services
 from agentrl.trajectory import Trajectory
 from agentrl.types import Message, Task
 

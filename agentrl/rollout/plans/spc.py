@@ -25,8 +25,9 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import ClassVar, Final, Literal
 
+from agentrl.episode import Opening
 from agentrl.errors import UserError
-from agentrl.points import Ctx, Opening, Services
+from agentrl.points import Ctx, Services
 from agentrl.rollout.plans.roles import ALTERNATE, partner_of, refuse_partner, trained_role
 from agentrl.rollout.plans.siblings import side_by_side, written_by
 from agentrl.seeds import derive

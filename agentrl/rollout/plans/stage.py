@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, NamedTuple, TypeVar
 
+from agentrl.episode import Episode, Opening
 from agentrl.errors import UserError, WorldFault
-from agentrl.points import Ctx, Episode, Opening, Services
+from agentrl.points import Ctx, Services
 from agentrl.rollout.plans.siblings import ATTEMPTS, played_again
 from agentrl.seeds import derive
 from agentrl.trajectory import StopReason, Trajectory

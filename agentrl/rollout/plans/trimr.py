@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final, Literal
 
+from agentrl.episode import Episode
 from agentrl.errors import UserError, WorldFault
-from agentrl.points import Ctx, Episode, Judge, Need, Services
+from agentrl.points import Ctx, Judge, Need, Services
 from agentrl.rollout.plans.siblings import side_by_side
 from agentrl.rollout.plans.watch_rules import looping, reconsidered
 from agentrl.trajectory import Group, Trajectory
