@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 from agentrl.context import LimiterStatistics
 from agentrl.engine.base import EngineStatistics
 from agentrl.rollout.loop import RolloutStatistics
+
+Readings: TypeAlias = "tuple[RolloutStatistics, EngineStatistics]"
+"""A runner and its engine at one moment."""
 
 FLOW_METRICS = frozenset(
     {"engine_idle", "engine_places", "set_back", "wait_episode_s", "wait_engine_s", "wait_tool_s"}
@@ -13,8 +18,8 @@ FLOW_METRICS = frozenset(
 
 
 def flow_metrics(
-    before: tuple[RolloutStatistics, EngineStatistics],
-    after: tuple[RolloutStatistics, EngineStatistics],
+    before: Readings,
+    after: Readings,
     wall_s: float,
 ) -> dict[str, float]:
     """Metrics of the time between two readings, `wall_s` apart.
@@ -43,4 +48,4 @@ def _mean_wait(first: LimiterStatistics, last: LimiterStatistics) -> float:
     return (last.total_wait_s - first.total_wait_s) / admitted if admitted else 0.0
 
 
-__all__ = ["FLOW_METRICS", "flow_metrics"]
+__all__ = ["FLOW_METRICS", "Readings", "flow_metrics"]

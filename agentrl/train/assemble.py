@@ -14,7 +14,7 @@ from agentrl.errors import UserError
 from agentrl.model_path import model_path
 from agentrl.plugins import build
 from agentrl.points import Adaptive, AuxTerm, Scorer, Services, TaskSource
-from agentrl.rollout.loop import Episodes
+from agentrl.rollout.loop import Episodes, Finished, forget
 from agentrl.rollout.parts import Parts
 from agentrl.rollout.plans.stage import Experts, ExpertTurn
 from agentrl.seeds import derive
@@ -30,7 +30,9 @@ from agentrl.train.learner import Learner
 from agentrl.train.metrics import JsonLines, Sink, append_line, keep_first, keep_until
 from agentrl.train.reward_kl import RewardKL
 from agentrl.train.scorer import LearnerScorer
+from agentrl.train.state import State
 from agentrl.train.sync import Sync, probe_ids
+from agentrl.train.unwritten import Unwritten
 from agentrl.train.update import Update
 from agentrl.trajectory_json import to_line
 from agentrl.transcript import Transcript
@@ -42,7 +44,7 @@ MAX_STALENESS = 2
 
 def assemble(
     config: RunConfig, folder: RunFolder, sinks: Sequence[Sink], found: Path | None
-) -> tuple[loop.Run, loop.State]:
+) -> tuple[loop.Run, State]:
     """Every part of a training run and the boundary it starts from."""
     make_env = setup.env_factory(config.env)
     env = make_env()
@@ -51,7 +53,7 @@ def assemble(
     update = make_update(config)
     overlap = make_overlap(config)
     learner = make_learner(config)
-    state = loop.State()
+    state = State()
     if found is not None:
         state = boundary.load(found, learner, fingerprint(config))
         source.restore(state.source)
@@ -62,7 +64,10 @@ def assemble(
             keep_first(folder.trajectories, state.written)
     engine = setup.make_engine(config, chat, model_path(config.model.path))
     parts = setup.make_parts(config, chat, make_env, engine, config.rollout.temperature)
-    method = make_method(config, source, parts, LearnerScorer(learner, overlap.busy))
+    unwritten = Unwritten()
+    episodes = make_episodes(config, parts, unwritten if overlap.mode == "sync" else forget)
+    scorer = LearnerScorer(learner, overlap.busy)
+    method = make_method(config, source, parts, episodes, scorer)
     if isinstance(method.plan, Adaptive) and found is not None:
         method.plan.restore(state.plan)
     check_demands(config, env, called(update, method))
@@ -89,11 +94,13 @@ def assemble(
         exam=make_exam(config, tasks, parts),
         sinks=[JsonLines(folder.metrics), *sinks],
         keep=lambda trajectory: append_line(folder.trajectories, to_line(trajectory)),
+        readings=lambda: (episodes.statistics(), engine.statistics()),
         save=lambda state, best: boundary.save(config, folder, learner, state, best=best),
         checkpoint_every=config.train.checkpoint_every,
         alarms=Alarms(watched(config.train.stall_steps)),
         demonstrate=partial(_demonstrated, parts, config.seed),
         overlap=overlap,
+        unwritten=unwritten,
     )
     return run, state
 
@@ -159,19 +166,28 @@ def make_learner(config: RunConfig) -> Learner:
     )
 
 
+def make_episodes(config: RunConfig, parts: Parts, finished: Finished = forget) -> Episodes:
+    """What runs a training run's episodes; `finished` hears of each as it ends."""
+    return Episodes(
+        parts,
+        seed=config.seed,
+        in_flight=config.rollout.in_flight,
+        retries=config.rollout.retries,
+        adaptive=not config.train.deterministic,
+        finished=finished,
+    )
+
+
 def make_method(
-    config: RunConfig, source: TaskSource, parts: Parts, scorer: Scorer | None = None
+    config: RunConfig,
+    source: TaskSource,
+    parts: Parts,
+    episodes: Episodes,
+    scorer: Scorer | None = None,
 ) -> Method:
     """The extension points that decide a step's groups."""
     rollout, algo = config.rollout, config.algo
     tokenizer = parts.renderer.tokenizer
-    episodes = Episodes(
-        parts,
-        seed=config.seed,
-        in_flight=rollout.in_flight,
-        retries=rollout.retries,
-        adaptive=not config.train.deterministic,
-    )
     return Method(
         source=source,
         plan=build(

@@ -15,7 +15,7 @@ from agentrl.train import checkpoint, replay, tickets
 from agentrl.train.folder import RunFolder, fingerprint
 from agentrl.train.inflight import Finished
 from agentrl.train.learner import Learner
-from agentrl.train.loop import State
+from agentrl.train.state import State
 from agentrl.trajectory_json import task_json
 from agentrl.types import JsonValue, Task
 

@@ -17,7 +17,7 @@ from agentrl.points import Ctx, needs_of
 from agentrl.rollout.loop import run_episode
 from agentrl.rollout.parts import Names, Parts
 from agentrl.train import setup
-from agentrl.train.assemble import called, make_method, make_overlap, make_update
+from agentrl.train.assemble import called, make_episodes, make_method, make_overlap, make_update
 from agentrl.train.collect import Method, score, shape
 from agentrl.train.demands import check_demands, check_partners
 from agentrl.train.loop import open_parts
@@ -72,7 +72,8 @@ def dry_run(config: RunConfig) -> DryRun:
     except SetupError as error:
         return DryRun(memory_mb=memory(config, path), notes=[*notes, str(error)])
     parts = setup.make_parts(config, chat, make_env, engine, config.rollout.temperature)
-    method = make_method(config, setup.train_source(config, env), parts)
+    episodes = make_episodes(config, parts)
+    method = make_method(config, setup.train_source(config, env), parts, episodes)
     check_demands(config, env, called(update, method))
     check_partners(config, method.plan)
     if not tasks:

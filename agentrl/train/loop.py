@@ -8,7 +8,6 @@ is averaged over tokens (DAPO), there is no KL term, and the standard deviation 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
@@ -19,8 +18,8 @@ from typing import NamedTuple
 from agentrl.algo.batch import demo_batch
 from agentrl.engine.base import Engine
 from agentrl.errors import RunFailed
-from agentrl.history import HistoryStore
-from agentrl.points import NO_PATCH, PAST, Adaptive, Ctx, Patch, combined
+from agentrl.points import PAST, Adaptive, Ctx, combined
+from agentrl.rollout.flow_metrics import Readings, flow_metrics
 from agentrl.sandbox import SandboxPool
 from agentrl.train import exam, replay
 from agentrl.train.alarms import Alarms
@@ -28,17 +27,18 @@ from agentrl.train.collect import Collected, Method
 from agentrl.train.exam import Exam
 from agentrl.train.feed import Feed, InTurn, OneAhead, Overlap
 from agentrl.train.flow import Flow
-from agentrl.train.inflight import Finished, InFlight
+from agentrl.train.inflight import InFlight
 from agentrl.train.learner import Learner
 from agentrl.train.metrics import Sink, rollout_metrics
 from agentrl.train.off_loop import off_loop
 from agentrl.train.staleness import staleness
+from agentrl.train.state import State
 from agentrl.train.sync import Sync
-from agentrl.train.tickets import Ticket
+from agentrl.train.unwritten import Unwritten
 from agentrl.train.update import PAD, Update, learn
-from agentrl.trajectory import Group, Trajectory
+from agentrl.trajectory import Trajectory
 from agentrl.transcript import Transcript
-from agentrl.types import JsonValue, Task
+from agentrl.types import Task
 
 Demonstrate = Callable[[Sequence[Task], int], Awaitable[Sequence[Transcript]]]
 """Tasks and a seed -> the rows of their experts."""
@@ -61,45 +61,16 @@ class Run:
     sinks: Sequence[Sink]
     keep: Callable[[Trajectory], None]
     """Writes one trajectory to the run folder."""
+    readings: Callable[[], Readings]
+    """Counts of the rollouts and of the engine at this moment."""
     save: Callable[[State, bool], None]
     """Writes a checkpoint of a step boundary; the flag marks the best so far."""
     checkpoint_every: int
     alarms: Alarms
     demonstrate: Demonstrate
     overlap: Overlap = field(default_factory=Overlap)
-
-
-@dataclass(slots=True)
-class State:
-    """What a step boundary is, beside the learner: everything a checkpoint must hold."""
-
-    step: int = 0
-    """Steps finished."""
-    history: HistoryStore = field(default_factory=HistoryStore)
-    source: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
-    """The task source's state at the boundary."""
-    best: float = -math.inf
-    """Best evaluated accuracy so far."""
-    past: tuple[Mapping[str, float], ...] = ()
-    """Metrics of the last `PAST` steps, oldest first."""
-    patch: Patch = NO_PATCH
-    """What schedules have changed so far."""
-    failed: tuple[Task, ...] = ()
-    """Tasks diverted to `sft`, whose demonstrations are still to be learnt; oldest first."""
-    replay: tuple[Group, ...] = ()
-    """Groups kept to fill later batches."""
-    plan: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
-    """What a plan that learns from the steps has learnt."""
-    left: tuple[Ticket, ...] = ()
-    """Tasks drawn from the source and not trained on yet."""
-    played: tuple[Finished, ...] = ()
-    """Groups of such tasks, or of tasks that will be drawn next, that were played to their end."""
-    written: int = 0
-    """Trajectories written to the run folder so far."""
-    saved: int = -1
-    """Step of the newest checkpoint."""
-    whole: bool = True
-    """False while the learner is ahead of `step`: what no checkpoint may hold."""
+    unwritten: Unwritten = field(default_factory=Unwritten)
+    """Hears of the episodes of `sync`; what overlapped modes have played is in the checkpoint."""
 
 
 async def train(run: Run, state: State) -> None:
@@ -157,13 +128,19 @@ async def _step(run: Run, state: State, feed: Feed) -> None:
     interrupted, so that an interrupt finds either the old boundary or the new one."""
     started = monotonic()
     ctx = _context(run, state)
-    version = run.learner.version
-    collected = await feed.collected(state.history, ctx, state.replay, version)
-    taught = _diverted(state, collected)
-    demos = await _demonstrations(run, taught, ctx)
+    before, version = run.readings(), run.learner.version
+    try:
+        collected = await feed.collected(state.history, ctx, state.replay, version)
+        taught = _diverted(state, collected)
+        demos = await _demonstrations(run, taught, ctx)
+    except BaseException:
+        for trajectory in run.unwritten.taken():
+            run.keep(trajectory)
+        raise
     rollout_s = monotonic() - started
 
     metrics = rollout_metrics(collected.everyone) | _gate_metrics(collected)
+    metrics |= flow_metrics(before, run.readings(), rollout_s)
     if run.overlap.mode == "sync":
         state.whole = False
         metrics |= _learnt(run, collected, demos, ctx)
@@ -180,6 +157,7 @@ async def _step(run: Run, state: State, feed: Feed) -> None:
         for trajectory in group.trajectories:
             run.keep(trajectory)
             state.written += 1
+    run.unwritten.taken()
     state.step += 1
     feed.learnt()
     state.left, state.played = feed.left(), feed.played()

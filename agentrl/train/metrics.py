@@ -16,12 +16,13 @@ from typing import Protocol
 
 from agentrl.algo.gate_spread import reward_std
 from agentrl.errors import RunFailed
+from agentrl.rollout.flow_metrics import FLOW_METRICS
 from agentrl.train.spent import spent
 from agentrl.trajectory import Group, StopReason, Trajectory
 
 SCHEMA_VERSION = 1
 
-TIME_METRICS = frozenset(
+TIME_METRICS = FLOW_METRICS | frozenset(
     {"time_s", "rollout_s", "learner_s", "sync_s", "eval_s", "tokens_per_s", "tool_s", "queue_s"}
 )
 """Metrics that a rerun does not repeat: exact resume excludes them."""

@@ -29,6 +29,7 @@ from agentrl.train.folder import RunFolder, create, fingerprint, planned
 from agentrl.train.fresh import fresh_model
 from agentrl.train.metrics import JsonLines, Sink, append_line
 from agentrl.train.sft import demo_rows, fit
+from agentrl.train.state import State
 from agentrl.trajectory import Group
 from agentrl.trajectory_json import to_line
 from agentrl.transcript import Int32Array
@@ -157,7 +158,7 @@ def sft(config: RunConfig, *, sinks: Sequence[Sink], command: str) -> Path:
         with _reporting(sinks, config.sft.steps, summary(config, folder)):
             rows = stored or asyncio.run(demo_rows(config, _expert_parts(config, chat), sinks))
             fit(config, learner, rows, [JsonLines(folder.metrics), *sinks])
-            boundary.save(config, folder, learner, loop.State(step=config.sft.steps), best=False)
+            boundary.save(config, folder, learner, State(step=config.sft.steps), best=False)
     return folder.path
 
 

@@ -26,6 +26,7 @@ from agentrl.train.exam import Exam
 from agentrl.train.folder import RunFolder, create
 from agentrl.train.off_loop import off_loop
 from agentrl.train.scorer import LearnerScorer
+from agentrl.train.state import State
 from agentrl.train.sync import Sync
 from agentrl.train.torch_learner import TorchLearner
 from agentrl.trajectory import Group
@@ -43,7 +44,7 @@ class Made:
 
     config: RunConfig
     run: loop.Run
-    state: loop.State
+    state: State
     folder: RunFolder
     written: list[Any] = field(default_factory=list)
 
@@ -359,7 +360,7 @@ async def test_checkpoints_are_written_beside_the_episodes(made: Callable[..., M
     threads: list[str] = []
     save = run.run.save
 
-    def told(state: loop.State, best: bool) -> None:
+    def told(state: State, best: bool) -> None:
         threads.append(threading.current_thread().name)
         save(state, best)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +18,8 @@ from agentrl.train import boundary, checkpoint, loop
 from agentrl.train.assemble import assemble
 from agentrl.train.exam import Exam
 from agentrl.train.folder import RunFolder, create, fingerprint
-from agentrl.train.metrics import JsonLines
+from agentrl.train.metrics import JsonLines, keep_until
+from agentrl.train.state import State
 from agentrl.train.torch_learner import TorchLearner
 from agentrl.trajectory import Group
 from agentrl.types import Task
@@ -30,14 +32,14 @@ class Made:
     """A run put together, with what it saved."""
 
     run: loop.Run
-    state: loop.State
+    state: State
     folder: RunFolder
     saves: list[tuple[int, bool]] = field(default_factory=list)
 
     async def train(self, **changes: Any) -> None:
         save = self.run.save
 
-        def told(state: loop.State, best: bool) -> None:
+        def told(state: State, best: bool) -> None:
             self.saves.append((state.step, best))
             save(state, best)
 
@@ -115,7 +117,7 @@ async def test_the_best_checkpoint_knows_its_own_step(made: Callable[..., Made],
     seen: list[tuple[int, bool, int]] = []
     lines = run.folder.metrics
 
-    def save(state: loop.State, best: bool) -> None:
+    def save(state: State, best: bool) -> None:
         seen.append((state.step, best, len(lines.read_text().splitlines())))
         assert "eval/accuracy" in state.past[-1]
 
@@ -175,6 +177,40 @@ async def test_an_interrupted_rollout_leaves_the_old_boundary(made: Callable[...
     assert run.run.learner.version == 1
 
 
+async def test_an_interrupted_step_leaves_what_it_had_finished(made: Callable[..., Made]):
+    """One episode of the second step is over, the others hang: it is in the folder, once, without
+    a shaped reward, and a resumed run puts its own in its place."""
+    run = made()
+    runner = run.run.method.services.episodes
+    play = runner.run
+    over = asyncio.Event()
+
+    async def hanging(task: Task, sibling: int, ctx: Ctx, opening: Any = None) -> Any:
+        if ctx.step == 1 and sibling > 0:
+            await over.wait()
+            await asyncio.sleep(60)
+        found = await play(task, sibling, ctx, opening)
+        if ctx.step == 1:
+            over.set()
+        return found
+
+    runner.run = hanging  # type: ignore[method-assign]
+    training = asyncio.ensure_future(run.train())
+    async with asyncio.timeout(60):
+        await over.wait()
+        await asyncio.sleep(0.2)
+    training.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await training
+    lines = [json.loads(line) for line in run.folder.trajectories.read_text().splitlines()]
+    late = [line for line in lines if line["uid"].startswith("1/")]
+    assert 0 < len(late) < 12
+    assert len({line["uid"] for line in lines}) == len(lines)
+    assert {line["reward"] for line in late} == {None}
+    keep_until(run.folder.trajectories, 1)
+    assert len(run.folder.trajectories.read_text().splitlines()) == len(lines) - len(late)
+
+
 async def test_a_learner_ahead_of_its_step_is_never_saved(made: Callable[..., Made]):
     """The disk fills up while the second step's trajectories are written: no checkpoint may hold
     weights that had two updates and a step count of one."""
@@ -214,7 +250,7 @@ async def test_a_boundary_comes_back(made: Callable[..., Made], dice: Dice, tiny
     assert back.history.to_json() == history.to_json()
     assert str(back.past) == str(state.past)
     assert (back.patch, back.failed) == (state.patch, state.failed)
-    boundary.save(config, run.folder, run.run.learner, loop.State(step=5), best=False)
+    boundary.save(config, run.folder, run.run.learner, State(step=5), best=False)
     latest = checkpoint.latest(run.folder.checkpoints)
     assert latest is not None
     assert boundary.load(latest, TorchLearner(tiny), fingerprint(config)).best == float("-inf")
