@@ -12,6 +12,7 @@ from torch import Tensor
 from agentrl.algo.advantage import GRPO, PRESETS, Outcome, identity
 from agentrl.algo.capo import CAPO
 from agentrl.algo.deepsearch import DeepSearch
+from agentrl.algo.entropy_aware import EntropyAware
 from agentrl.algo.gae import GAE
 from agentrl.algo.gdpo import GDPO
 from agentrl.algo.gigpo import GiGPO
@@ -43,6 +44,7 @@ ESTIMATORS: dict[str, Advantage] = {
     "mt_grpo": MTGRPO(),
     "gigpo": GiGPO(),
     "deepsearch": DeepSearch(scaled=True),
+    "aepo": EntropyAware(),
 }
 BY_GROUP = ["grpo", "dr_grpo", "rloo", "opo", "identity", "pass_at_k", "capo", "oreal", "arpo"]
 BY_GROUP += ["mt_grpo", "gigpo", "deepsearch"]
@@ -54,6 +56,8 @@ every = pytest.mark.parametrize("name", sorted(ESTIMATORS))
 
 
 def found(name: str, batch: Batch) -> Tensor:
+    if batch.entropies is None:
+        batch = replace(batch, entropies=torch.ones_like(batch.behaviour_logprobs))
     got = ESTIMATORS[name](batch, CTX)
     return got.advantages if isinstance(got, Estimate) else got
 
@@ -81,6 +85,7 @@ def rich(make: Make, recount: Make) -> Make:
             origins=origins,
             token_ids=torch.randint(1, 4, shape, generator=rng),
             values=torch.rand(shape, generator=rng),
+            entropies=torch.where(mask, torch.linspace(0, 2, shape[1]), torch.nan),
             token_rewards=(torch.rand(shape, generator=rng) - 0.5) * batch.attention_mask,
             correct=(torch.rand(8, generator=rng) < 0.5)[trajectories],
             components={
