@@ -200,7 +200,7 @@ class Session:
         keep = self._terms.limits.output_bytes
         talk = Conversation(child, nonce=os.urandom(wire.NONCE_BYTES), keep_bytes=keep)
         watch = Watch(child, talk, self._terms.limits, self._lasting)
-        cpu_before, kills_before = child.cpu_s(), child.oom_kills()
+        cpu_before = child.cpu_s()
         child.runs += 1
         clean = False
         try:
@@ -220,7 +220,7 @@ class Session:
         exit_ = None
         if not clean:
             exit_ = await self._last_of(child)
-            course = replace(course, out_of_memory=child.oom_kills() > kills_before)
+            course = replace(course, out_of_memory=child.oom_kills() > watch.kills_before)
         cpu_s = (exit_.cpu_s if exit_ else child.cpu_s()) - cpu_before
         return ExecResult(
             status=status_of(course, talk.reply, exit_),

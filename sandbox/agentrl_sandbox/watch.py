@@ -30,6 +30,8 @@ class Watch:
         self._talk = talk
         self._limits = limits
         self._graceful = graceful
+        self.kills_before = 0
+        """How often the kernel had killed in the child's cgroup when the run began."""
 
     async def until_end(self, code: str, timeout_s: float) -> Course:
         """Hand the code over and wait for whatever ends the run, interrupting it at its deadline."""
@@ -37,6 +39,8 @@ class Watch:
         began = time.monotonic()
         left = send_now(child.control, wire.request(talk.nonce, code))
         child.thaw()
+        # Read beside the run, whose first moments cannot use its memory up.
+        self.kills_before = child.oom_kills()
         if not left and not child.kin.folder:
             # The usual case: a task for nothing would take a third of a short run.
             overdue = await self._time_out(timeout_s)
