@@ -18,8 +18,9 @@ class Unwritten:
         self._arrived: dict[str, Trajectory] = {}
 
     def __call__(self, trajectory: Trajectory) -> None:
-        """An episode of the present step has finished."""
-        self._arrived[trajectory.uid] = trajectory
+        """An episode of the present step has finished; what the world failed is nothing to keep."""
+        if trajectory.error is None:
+            self._arrived[trajectory.uid] = trajectory
 
     def taken(self) -> tuple[Trajectory, ...]:
         """All since the last call, in order of arrival."""

@@ -14,7 +14,7 @@ from agentrl.engine.scripted import ScriptedEngine
 from agentrl.plugins import options
 from agentrl.registry import listing
 from agentrl.train import setup
-from agentrl.train.assemble import called, make_method, make_update
+from agentrl.train.assemble import called, make_episodes, make_method, make_update
 from agentrl.train.demands import check_demands
 
 LABELS = ("Paper", "Changes", "Differs", "Nano", "Published", "Measured")
@@ -45,7 +45,8 @@ def test_it_composes_and_its_parts_fit(recipe: str, lab: Any, parts: Any) -> Non
     config = lab.config(recipe)
     options("learner", config.learner)
     update = make_update(config)
-    method = make_method(config, setup.train_source(config, env), episode)
+    episodes = make_episodes(config, episode)
+    method = make_method(config, setup.train_source(config, env), episode, episodes)
     check_demands(config, env, called(update, method))
 
 

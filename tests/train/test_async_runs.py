@@ -157,7 +157,8 @@ async def test_an_engine_that_dies_mid_generation_ends_the_run(
         await run.train()
     assert "engine transformers died: MemoryError: no memory left" in str(raised.value)
     assert run.saved == run.state.step
-    assert run.state.step in ((2, 3, 4) if mode == "async" else (2,))
+    # Beside an update the next step's groups may be played before the engine dies.
+    assert run.state.step in ((2,) if mode == "sync" else (2, 3, 4))
     assert len(run.written) == run.state.step * 12
 
 
