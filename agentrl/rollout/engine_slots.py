@@ -14,11 +14,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from types import TracebackType
 
 from agentrl.context import LimiterStatistics
 from agentrl.engine.base import EngineStatistics
-from agentrl.rollout.slots import Slots
+from agentrl.rollout.slots import Held, Slots
 
 FULL = 0.95
 """Share of the cache from which on it counts as full."""
@@ -53,7 +52,7 @@ class EngineSlots:
 
     def slot(self, rank: int = 0) -> AbstractAsyncContextManager[float]:
         """Hold one place; entering gives the seconds waited. Lower ranks go first."""
-        return _EngineSlot(self, rank)
+        return Held(self, rank)
 
     async def acquire(self, rank: int = 0) -> float:
         """Wait for a place, with the capacity that the engine's cache allows."""
@@ -95,26 +94,6 @@ class EngineSlots:
         if not found.waiting and found.kv_used < ROOMY and self._slots.waiting:
             return capacity + self._step
         return capacity
-
-
-class _EngineSlot(AbstractAsyncContextManager[float]):
-    """One place, held from entering to leaving."""
-
-    __slots__ = ("_rank", "_slots")
-
-    def __init__(self, slots: EngineSlots, rank: int) -> None:
-        self._slots, self._rank = slots, rank
-
-    async def __aenter__(self) -> float:
-        return await self._slots.acquire(self._rank)
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._slots.release()
 
 
 __all__ = ["EngineSlots"]

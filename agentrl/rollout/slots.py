@@ -60,7 +60,7 @@ class Slots:
 
     def slot(self, rank: int = 0) -> AbstractAsyncContextManager[float]:
         """Hold one place; entering gives the seconds waited. Lower ranks go first."""
-        return _Slot(self, rank)
+        return Held(self, rank)
 
     @property
     def capacity(self) -> int:
@@ -180,12 +180,24 @@ class Unranked:
         return Unlimited().statistics()
 
 
-class _Slot(AbstractAsyncContextManager[float]):
+class Places(Protocol):
+    """What can be held a place of."""
+
+    async def acquire(self, rank: int = 0) -> float:
+        """Wait for a place; the seconds waited."""
+        ...
+
+    def release(self) -> None:
+        """Give a place back."""
+        ...
+
+
+class Held(AbstractAsyncContextManager[float]):
     """One place, held from entering to leaving."""
 
     __slots__ = ("_rank", "_slots")
 
-    def __init__(self, slots: Slots, rank: int) -> None:
+    def __init__(self, slots: Places, rank: int) -> None:
         self._slots, self._rank = slots, rank
 
     async def __aenter__(self) -> float:
@@ -200,4 +212,4 @@ class _Slot(AbstractAsyncContextManager[float]):
         self._slots.release()
 
 
-__all__ = ["EngineLimiter", "Slots", "Unranked"]
+__all__ = ["EngineLimiter", "Held", "Slots", "Unranked"]
