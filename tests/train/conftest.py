@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,10 @@ from typing import Any
 import pytest
 
 from agentrl.config import RunConfig, validated
+from agentrl.train import checkpoint
 from agentrl.train.fresh import fresh_model
+from agentrl.train.metrics import TIME_METRICS
+from agentrl.train.run import train
 from agentrl.trajectory import CallRecord, Group, StopReason, Trajectory
 from agentrl.transcript import Origin, Segment, Transcript
 from agentrl.types import Task
@@ -140,3 +145,63 @@ class Made:
 @pytest.fixture(scope="session")
 def hand() -> type[Made]:
     return Made
+
+
+class Cut(Exception):
+    """The run is over for now."""
+
+
+class Cutter:
+    """A sink that ends a run after its third step."""
+
+    def start(self, total_steps: int, summary: Mapping[str, str]) -> None: ...
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        if step == 2:
+            raise Cut
+
+    def note(self, text: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+Found = Callable[[Path], tuple[list[Any], list[Any], str]]
+
+
+@pytest.fixture
+def found() -> Found:
+    """Reads a run folder: metrics, trajectories without their times, the hash of the weights."""
+    return _found
+
+
+def _found(folder: Path) -> tuple[list[Any], list[Any], str]:
+    """Metrics, trajectories without their times, and the hash of the weights."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    metrics = [{k: v for k, v in line.items() if k not in TIME_METRICS} for line in lines]
+    played = [json.loads(line) for line in (folder / "trajectories.jsonl").read_text().splitlines()]
+    for record in played:
+        record.pop("timings")
+    last = checkpoint.latest(folder / "checkpoints")
+    assert last is not None
+    weights = (last / "model" / "model.safetensors").read_bytes()
+    return metrics, played, hashlib.sha256(weights).hexdigest()
+
+
+@pytest.fixture
+def cut_and_resumed(dice_tree: Tree, tmp_path: Path) -> Callable[..., tuple[list[Any], list[Any]]]:
+    """Runs the toy whole and cut after its third step, resumes it, and demands that both are equal."""
+
+    def play(**changes: Any) -> tuple[list[Any], list[Any]]:
+        trees = [dice_tree(**{**changes, "dir": str(tmp_path / half)}) for half in ("whole", "cut")]
+        whole = train(validated(trees[0]), sinks=[], command="x")
+        with pytest.raises(BaseException) as cut:
+            train(validated(trees[1]), sinks=[Cutter()], command="x")
+        alone = not isinstance(cut.value, BaseExceptionGroup)
+        assert cut.type is Cut if alone else cut.group_contains(Cut)
+        assert [m["step"] for m in _found(tmp_path / "cut")[0]] == [0, 1, 2]
+        again = train(validated({**trees[1], "resume": trees[1]["dir"]}), sinks=[], command="x")
+        assert _found(again) == _found(whole)
+        metrics, played, _ = _found(whole)
+        return metrics, played
+
+    return play

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-from agentrl.config import validated
-from agentrl.train import checkpoint
-from agentrl.train.metrics import TIME_METRICS
-from agentrl.train.run import train
 
 CASES: Mapping[str, dict[str, Any]] = {
     "domains": {
@@ -68,58 +62,14 @@ CASES: Mapping[str, dict[str, Any]] = {
 }
 
 
-class Cut(Exception):
-    """The run is over for now."""
-
-
-class Cutter:
-    """A sink that ends a run after its third step."""
-
-    def start(self, total_steps: int, summary: Mapping[str, str]) -> None: ...
-
-    def step(self, step: int, metrics: Mapping[str, float]) -> None:
-        if step == 2:
-            raise Cut
-
-    def note(self, text: str) -> None: ...
-
-    def close(self) -> None: ...
-
-
-def found(folder: Path) -> tuple[list[Any], list[Any], str]:
-    """Metrics, trajectories without their times, and the hash of the weights."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    metrics = [{k: v for k, v in line.items() if k not in TIME_METRICS} for line in lines]
-    played = [json.loads(line) for line in (folder / "trajectories.jsonl").read_text().splitlines()]
-    for record in played:
-        record.pop("timings")
-    last = checkpoint.latest(folder / "checkpoints")
-    assert last is not None
-    weights = (last / "model" / "model.safetensors").read_bytes()
-    return metrics, played, hashlib.sha256(weights).hexdigest()
-
-
 @pytest.mark.parametrize("name", CASES)
-def test_cut_and_resumed(
-    name: str, dice_tree: Callable[..., dict[str, Any]], tmp_path: Path
-) -> None:
+def test_cut_and_resumed(name: str, cut_and_resumed: Callable[..., Any], tmp_path: Path) -> None:
     tasks = tmp_path / "tasks.jsonl"
     rows = [{"problem": f"{i}?", "answer": "1", "level": i % 3 + 1} for i in range(12)]
     tasks.write_text("".join(json.dumps(row) + "\n" for row in rows))
     case = CASES[name]
     data = {**case["data"], "path": str(tasks)}
-    trees = [
-        dice_tree(**{**case, "data": data, "dir": str(tmp_path / half)})
-        for half in ("whole", "cut")
-    ]
-    whole = train(validated(trees[0]), sinks=[], command="x")
-    with pytest.raises(BaseException) as cut:
-        train(validated(trees[1]), sinks=[Cutter()], command="x")
-    assert cut.group_contains(Cut) if isinstance(cut.value, BaseExceptionGroup) else cut.type is Cut
-    assert [m["step"] for m in found(tmp_path / "cut")[0]] == [0, 1, 2]
-    again = train(validated({**trees[1], "resume": trees[1]["dir"]}), sinks=[], command="x")
-    assert found(again) == found(whole)
-    metrics, played, _ = found(whole)
+    metrics, played = cut_and_resumed(**{**case, "data": data})
     assert len(metrics) == 6
     assert_acted(name, metrics, played)
 

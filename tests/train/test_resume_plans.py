@@ -5,7 +5,6 @@ Partners are opened with the run and closed with it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,8 +13,6 @@ from typing import Any
 import pytest
 
 from agentrl.config import validated
-from agentrl.train import checkpoint
-from agentrl.train.metrics import TIME_METRICS
 from agentrl.train.run import train
 
 CASES: Mapping[str, dict[str, Any]] = {
@@ -40,55 +37,12 @@ CASES: Mapping[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-class Cut(Exception):
-    """The run is over for now."""
-
-
-class Cutter:
-    """A sink that ends a run after its third step."""
-
-    def start(self, total_steps: int, summary: Mapping[str, str]) -> None: ...
-
-    def step(self, step: int, metrics: Mapping[str, float]) -> None:
-        if step == 2:
-            raise Cut
-
-    def note(self, text: str) -> None: ...
-
-    def close(self) -> None: ...
-
-
-def found(folder: Path) -> tuple[list[Any], list[Any], str]:
-    """Metrics, trajectories without their times, and the hash of the weights."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    metrics = [{k: v for k, v in line.items() if k not in TIME_METRICS} for line in lines]
-    played = [json.loads(line) for line in (folder / "trajectories.jsonl").read_text().splitlines()]
-    for record in played:
-        record.pop("timings")
-    last = checkpoint.latest(folder / "checkpoints")
-    assert last is not None
-    weights = (last / "model" / "model.safetensors").read_bytes()
-    return metrics, played, hashlib.sha256(weights).hexdigest()
-
-
 @pytest.mark.parametrize("name", CASES)
-def test_cut_and_resumed(
-    name: str, dice_tree: Callable[..., dict[str, Any]], tmp_path: Path
-) -> None:
+def test_cut_and_resumed(name: str, cut_and_resumed: Callable[..., Any], tmp_path: Path) -> None:
     tasks = tmp_path / "tasks.jsonl"
     rows = [{"problem": f"{i}?", "answer": "1"} for i in range(4)]
     tasks.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    trees = [
-        dice_tree(**{**CASES[name], "data": {"path": str(tasks)}, "dir": str(tmp_path / half)})
-        for half in ("whole", "cut")
-    ]
-    whole = train(validated(trees[0]), sinks=[], command="x")
-    with pytest.raises(BaseException) as cut:
-        train(validated(trees[1]), sinks=[Cutter()], command="x")
-    assert cut.group_contains(Cut) if isinstance(cut.value, BaseExceptionGroup) else cut.type is Cut
-    again = train(validated({**trees[1], "resume": trees[1]["dir"]}), sinks=[], command="x")
-    assert found(again) == found(whole)
-    _, played, _ = found(whole)
+    _, played = cut_and_resumed(**CASES[name], data={"path": str(tasks)})
     if name == "deepsearch":
         old = [t for t in played if t["uid"].endswith("/replayed")]
         assert {int(t["uid"].split("/")[0]) for t in old} >= {3, 4, 5}, (
@@ -103,7 +57,7 @@ def test_cut_and_resumed(
 
 
 def test_a_frozen_partner_lives_as_long_as_the_run(
-    dice_tree: Callable[..., dict[str, Any]], tmp_path: Path
+    dice_tree: Callable[..., dict[str, Any]], found: Callable[..., Any], tmp_path: Path
 ) -> None:
     tree = dice_tree(dir=str(tmp_path / "run"), train={"steps": 2})
     tree["rollout"] |= {
