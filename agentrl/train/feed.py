@@ -20,9 +20,10 @@ from typing import Literal, Protocol, Self, final
 
 from agentrl.history import HistoryStore
 from agentrl.points import Ctx
+from agentrl.train.beside import Beside
 from agentrl.train.collect import Collected, Method, collect
 from agentrl.train.inflight import Finished, InFlight
-from agentrl.train.tickets import Key, Ticket, Tickets
+from agentrl.train.tickets import Key, Ticket
 from agentrl.trajectory import Group
 
 Mode = Literal["sync", "one_step_off", "async"]
@@ -138,7 +139,7 @@ class InTurn:
 
 
 @final
-class OneAhead:
+class OneAhead(Beside):
     """`one_step_off`: a batch is played during the update before it, so it is one version old.
 
     Its first round is; rounds that a gate asks for besides are played when they are due.
@@ -148,26 +149,12 @@ class OneAhead:
         self, method: Method, n_tasks: int, left: Sequence[Ticket], inflight: InFlight
     ) -> None:
         """`left` are the tickets of the boundary that the run goes on from."""
-        self._method, self._n_tasks, self._inflight = method, n_tasks, inflight
-        self._tickets = Tickets(left)
+        super().__init__(left, inflight)
+        self._method, self._n_tasks = method, n_tasks
         self._ahead: list[Ticket] = []
         """The next batch's first round, under way."""
         self._resumed = list(left)
-        self._used: list[Ticket] = []
-        """Those of the batch being learnt."""
         self._ctx: Ctx | None = None
-
-    async def __aenter__(self) -> Self:
-        await self._inflight.__aenter__()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self._inflight.__aexit__(kind, error, trace)
 
     async def collected(
         self, history: HistoryStore, ctx: Ctx, stored: Sequence[Group], version: int
@@ -202,20 +189,6 @@ class OneAhead:
     def synced(self) -> None:
         """The next round begins with the next update; an evaluation is no idle time."""
         self._inflight.lap()
-
-    def learnt(self) -> None:
-        """See `Feed.learnt`."""
-        self._tickets.close(self._used)
-        self._inflight.spend(self._used)
-        self._used = []
-
-    def left(self) -> tuple[Ticket, ...]:
-        """See `Feed.left`."""
-        return self._tickets.left
-
-    def played(self) -> tuple[Finished, ...]:
-        """See `Feed.played`."""
-        return self._inflight.unspent
 
     def metrics(self) -> Mapping[str, float]:
         """Idle shares."""

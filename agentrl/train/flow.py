@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from types import TracebackType
-from typing import Self, final
+from typing import final
 
 from agentrl.errors import RunFailed
 from agentrl.history import HistoryStore
 from agentrl.points import Ctx
+from agentrl.train.beside import Beside
 from agentrl.train.collect import PATIENCE, Assembly, Collected, Method
-from agentrl.train.inflight import Finished, InFlight
+from agentrl.train.inflight import InFlight
 from agentrl.train.staleness import oldest_version
-from agentrl.train.tickets import Ticket, Tickets
+from agentrl.train.tickets import Ticket
 from agentrl.trajectory import Group
 
 STRAGGLER = 3.0
@@ -24,7 +24,7 @@ AGAIN_S = 0.1
 
 
 @final
-class Flow:
+class Flow(Beside):
     """A batch is made of whatever groups are finished, the oldest versions first, among equals in
     the order of arrival.
 
@@ -49,10 +49,10 @@ class Flow:
         again_s: float = AGAIN_S,
     ) -> None:
         """`left` are the tickets of the boundary that the run goes on from."""
+        super().__init__(left, inflight)
         self._straggler, self._again_s = straggler, again_s
-        self._method, self._n_tasks, self._inflight = method, n_tasks, inflight
+        self._method, self._n_tasks = method, n_tasks
         self._max_staleness = max_staleness
-        self._tickets = Tickets(left)
         self._ready = deque(left)
         self._ctx: Ctx | None = None
         self._version = 0
@@ -61,22 +61,8 @@ class Flow:
         """From the beginning of an update until the engine has its result."""
         self._n_kept = 0
         """Groups in the batch that is being put together."""
-        self._used: list[Ticket] = []
-        """Those of the batch being put together or learnt, dropped ones included."""
         self._failed = 0
         """Groups in a row that the world failed whole."""
-
-    async def __aenter__(self) -> Self:
-        await self._inflight.__aenter__()
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self._inflight.__aexit__(kind, error, trace)
 
     async def collected(
         self, history: HistoryStore, ctx: Ctx, stored: Sequence[Group], version: int
@@ -113,20 +99,6 @@ class Flow:
         self._ctx = replace(self._ctx, step=self._ctx.step + 1)
         self._inflight.lap()
         self._start_due()
-
-    def learnt(self) -> None:
-        """See `Feed.learnt`."""
-        self._tickets.close(self._used)
-        self._inflight.spend(self._used)
-        self._used = []
-
-    def left(self) -> tuple[Ticket, ...]:
-        """See `Feed.left`."""
-        return self._tickets.left
-
-    def played(self) -> tuple[Finished, ...]:
-        """See `Feed.played`."""
-        return self._inflight.unspent
 
     def metrics(self) -> Mapping[str, float]:
         """Idle shares, groups that wait for a batch and groups in flight."""
