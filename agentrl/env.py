@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
+from random import Random
 from typing import NamedTuple, Protocol, Self, TypeAlias, runtime_checkable
 
 from agentrl.context import Context
@@ -43,6 +44,16 @@ class StepInfo:
     """The final answer the environment read, once there is one."""
     excluded: str | None = None
     """Reason why the trajectory must not be trained on (a verdict could not be had), or None."""
+    context: str | None = None
+    """Name of the context (row) in which the observation is read; None stays in the present one.
+
+    A name not used before begins a fresh row: the observation is its first messages and nothing
+    said before is seen (Delethink's chunks, the roles of Memory-R1). A known name goes on there
+    (agents in a discussion). `reset` begins the row named `""`. Only a fresh context may hold
+    assistant messages: what was said elsewhere, retold as prompt.
+    """
+    by: str | None = None
+    """Name of the partner (`rollout.partners`) that writes the next turn; None is the policy."""
 
 
 class StepResult(NamedTuple):
@@ -65,6 +76,10 @@ class Env(ABC):
     """Tools offered to the model; protocols describe them in the prompt."""
     protocol: str = "hermes"
     """Name of the protocol the environment is written for; a config may choose another."""
+    expert_floor: float | None = None
+    """Mean reward that `expert` reaches at least; `agentrl check env` holds it to that."""
+    random_ceiling: float | None = None
+    """Mean reward above which a `RandomPlayer` does not get; the check holds it to that."""
 
     async def open(self, ctx: Context) -> None:
         """Acquire what the episode needs. Called once, before `reset`."""
@@ -94,6 +109,15 @@ class Expert(Protocol):
 
         The same loop plays them with a scripted engine, so tools really run.
         """
+        ...
+
+
+@runtime_checkable
+class RandomPlayer(Protocol):
+    """An environment that can be played by somebody who knows nothing but the form of a turn."""
+
+    def random_turn(self, rng: Random) -> str:
+        """A turn in the environment's own protocol, its content drawn blindly from `rng`."""
         ...
 
 

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from agentrl.errors import UserError
 
+ASSETS = Path(__file__).parent / "_assets"
+
+
+@cache
+def shipped_models() -> tuple[str, ...]:
+    """Names of the models inside the package."""
+    return tuple(sorted(config.parent.name for config in ASSETS.glob("*/config.json")))
+
 
 def model_path(path: str) -> str:
-    """Where the weights are: the shipped nano, a run folder's best checkpoint, a folder, a hub id.
+    """Where the weights are: a shipped model, a run folder's best checkpoint, a folder, a hub id.
+
+    Every folder of `_assets` is a shipped model, called by its name (`nano`).
 
     Raises UserError when a path that looks local does not exist.
     """
-    if path == "nano":
-        return str(Path(__file__).parent / "_assets" / "nano")
+    if path in shipped_models():
+        return str(ASSETS / path)
     inside = run_folder_model(path)
     if inside is not None:
         return str(inside)
@@ -33,4 +44,4 @@ def run_folder_model(path: str) -> Path | None:
     return None
 
 
-__all__ = ["model_path", "run_folder_model"]
+__all__ = ["model_path", "run_folder_model", "shipped_models"]

@@ -23,6 +23,7 @@ from agentrl.errors import SetupError, UserError
 KINDS: Mapping[str, str] = {
     "tool": "agentrl.tools",
     "env": "agentrl.envs",
+    "retriever": "agentrl.retrievers",
     "sandbox": "agentrl.sandboxes",
     "engine": "agentrl.engines",
     "script": "agentrl.scripts",

@@ -23,6 +23,8 @@ COMMANDS: Mapping[str, str] = {
     "list": "Show plug-ins by kind, broken ones with their error",
     "new": "Scaffold a tool, an environment or a reward with a passing test",
     "check": "Run the conformance kit on a tool, env, sandbox or engine",
+    "data": "Show tasks, build search indexes",
+    "serve": "Serve an agent, its tools or a search index",
     "sandbox": "Run, try, measure and serve the sandbox",
     "bench": "Measure the rollout loop with simulated engines and tools",
     "config": "Print the configuration that some words resolve to",
