@@ -99,6 +99,7 @@ def _row_json(row: Transcript) -> Mapping[str, JsonValue]:
         "segments": [_segment_json(s) for s in row.segments],
         "train_context": None if row.train_context is None else row.train_context.tolist(),
         "ratio_mode": row.ratio_mode,
+        "context": row.context,
     }
 
 
@@ -148,6 +149,7 @@ def _row(data: Mapping[str, Any]) -> Transcript:
         segments=tuple(_segment(segment) for segment in data["segments"]),
         train_context=None if context is None else np.array(context, np.int32),
         ratio_mode=data["ratio_mode"],
+        context=data.get("context", ""),
     )
 
 

@@ -127,6 +127,8 @@ class Transcript:
     ratio_mode: str = "behaviour"
     """`behaviour`: the ratio's denominator is what was sampled; `relabel`: recomputed under
     `train_context`. Only meaningful with a `train_context`."""
+    context: str = ""
+    """What the environment calls it, where it has several (`StepInfo.context`)."""
 
     def __post_init__(self) -> None:
         if self.ratio_mode not in ("behaviour", "relabel"):

@@ -52,6 +52,16 @@ class _Mark:
     moment: Moment
     n_played: int
     unreadable: int
+    by: str | None
+    """Who writes the turn, as the environment would have it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    """How the last turn of a context ended that was left for another."""
+
+    text: str
+    ended: bool
 
 
 _ranks = count()
@@ -62,8 +72,8 @@ class LiveEpisode:
     """Implements `agentrl.episode.Episode`."""
 
     __slots__ = (
-        "_branches", "_carried", "_clock", "_complete", "_ctx", "_ended", "_env", "_error", "_lease",
-        "_marks", "_names", "_parts", "_played", "_rank", "_recorder", "_seeds", "_stop",
+        "_branches", "_by", "_carried", "_clock", "_complete", "_ctx", "_ended", "_env", "_error",
+        "_lease", "_left", "_marks", "_names", "_parts", "_played", "_rank", "_recorder", "_seeds", "_stop",
         "_unreadable", "_written",
     )  # fmt: skip
 
@@ -82,6 +92,8 @@ class LiveEpisode:
         """Parts of the unfinished turn; 0 between turns."""
         self._carried = ids_array([])
         """What the unfinished turn wrote in rows that were left for a fresh one."""
+        self._left: dict[str, _Ending] = {}
+        self._by: str | None = None
         self._unreadable = 0
         self._complete = self._ended = False
         self._stop: StopReason | None = None
@@ -185,13 +197,14 @@ class LiveEpisode:
         stop: Sequence[str] = (),
         by: str | None = None,
     ) -> Generation | None:
-        """See `Episode.write`."""
+        """See `Episode.write`; without `by` it is whom the environment asked for."""
         if self._complete:
             raise RuntimeError(f"the turn of {self.uid} is complete: act on it")
         if self._stop is not None:
             return None
         if not self._written and self.n_turns == self._parts.limits.max_turns:
             return self._end(StopReason.MAX_TURNS)
+        by = self._by if by is None else by
         writer = self._parts.writer(by)
         room, full = self._room(writer)
         if room <= 0:
@@ -295,25 +308,53 @@ class LiveEpisode:
         """Write one step down."""
         parts = self._parts
         self._played.append(Played(action, fingerprint(result.observation)))
+        whole = result.observation
         result = clip_result(result, parts.limits.observation_tokens, parts.renderer.tokenizer)
         self._recorder.stepped(action, result)
         if result.terminated or result.truncated:
             ended = StopReason.TERMINATED if result.terminated else StopReason.ENV_TRUNCATED
             self._end(ended)
             return
-        observation = result.observation
-        presented = parts.protocol.present(observation, text=action.text, ended=self._ended)
+        self._by = result.info.by
+        context = self.row.context if result.info.context is None else result.info.context
+        if self._recorder.knows(context):
+            self._observe(result.observation, self._enter(context, action))
+        else:
+            self._begin(context, action, whole)
+        self._mark()
+
+    def _enter(self, context: str, action: Action) -> _Ending:
+        """Make a context the present one; how its own last turn ended."""
+        here = self.row.context
+        self._left[here] = _Ending(action.text, self._ended)
+        if context != here:
+            self._recorder.turn_to(context)
+            self._marks = []
+        return self._left[context]
+
+    def _observe(self, observation: Observation, after: _Ending) -> None:
+        """Go on in the present row behind a turn of its own."""
+        parts = self._parts
+        presented = parts.protocol.present(observation, text=after.text, ended=after.ended)
         if isinstance(presented, Inline):
             spans = parts.renderer.inline(presented)
         else:
-            spans = parts.renderer.delta(presented.messages, ended=self._ended)
+            spans = parts.renderer.delta(presented.messages, ended=after.ended)
         self._recorder.observed(observation, spans)
-        self._mark()
+
+    def _begin(self, context: str, action: Action, first: Observation) -> None:
+        """Open a fresh row. Raises EnvFault when the environment has nothing to say in it."""
+        if not first:
+            raise EnvFault(f"the environment begins the context {context!r} without a message")
+        self._left[self.row.context] = _Ending(action.text, self._ended)
+        self._recorder.turn_to(context)
+        self._marks = []
+        self._recorder.prompt(*self._prompt(first, None))
 
     def _mark(self) -> None:
         """A turn begins here."""
-        moment = self._recorder.now()
-        self._marks.append(_Mark(len(self.row), moment, len(self._played), self._unreadable))
+        n, moment = len(self.row), self._recorder.now()
+        self._marks.append(_Mark(n, moment, len(self._played), self._unreadable, self._by))
         self._written, self._complete, self._ended = 0, False, False
         self._carried = ids_array([])
 
@@ -346,9 +387,7 @@ class LiveEpisode:
     def renew(self, token_ids: Sequence[int]) -> None:
         """See `Episode.renew`. The turn has its whole budget again; branches start behind it."""
         carried = self._turn_ids()
-        recorder = self._recorder
-        recorder.rows.append(recorder.row)
-        recorder.row = Transcript().append(Segment(Origin.PROMPT, ids_array(token_ids)))
+        self._recorder.renewed(ids_array(token_ids))
         self._marks = [replace(self._marks[-1], n_tokens=len(self.row))]
         self._carried = carried
 
@@ -381,7 +420,8 @@ class LiveEpisode:
         branch._rank = self._rank
         branch._played = self._played[: mark.n_played]
         branch._marks = list(marks)
-        branch._unreadable = mark.unreadable
+        branch._unreadable, branch._by = mark.unreadable, mark.by
+        branch._left = dict(self._left)
         if at > mark.n_tokens or len(self._carried):
             branch._written, branch._carried = 1, self._carried
             recorder.n_turns += 1

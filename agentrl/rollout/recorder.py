@@ -60,7 +60,7 @@ class Recorder:
     """Record what the engine writes as DEMO: expert text for supervised terms."""
     row: Transcript = field(default_factory=Transcript)
     rows: list[Transcript] = field(default_factory=list[Transcript])
-    """Contexts that were left for a fresh one."""
+    """Rows that were left for another."""
     messages: list[Message] = field(default_factory=list[Message])
     calls: list[CallRecord] = field(default_factory=list[CallRecord])
     env_reward: float = 0.0
@@ -87,8 +87,25 @@ class Recorder:
     ) -> None:
         """The first messages and their ids, and what the row is trained under instead of them."""
         self.messages.extend(messages)
-        row = Transcript(train_context=train_context, ratio_mode=ratio_mode)
+        row = replace(self.row, train_context=train_context, ratio_mode=ratio_mode)
         self.row = row.append(Segment(Origin.PROMPT, token_ids))
+
+    def renewed(self, token_ids: Int32Array) -> None:
+        """Leave the present row for a fresh one of the same name that holds only a prompt."""
+        self.rows.append(self.row)
+        fresh = Transcript(context=self.row.context)
+        self.row = fresh.append(Segment(Origin.PROMPT, token_ids))
+
+    def knows(self, context: str) -> bool:
+        """A row of that name was begun."""
+        return any(row.context == context for row in (*self.rows, self.row))
+
+    def turn_to(self, context: str) -> None:
+        """Leave the present row for the last one of that name, or for a new and empty one."""
+        known = [i for i, row in enumerate(self.rows) if row.context == context]
+        entered = self.rows.pop(known[-1]) if known else Transcript(context=context)
+        self.rows.append(self.row)
+        self.row = entered
 
     def generated(
         self, generation: Generation, temperature: float, wall_s: float, by: str | None = None
