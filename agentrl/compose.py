@@ -1,7 +1,7 @@
 """From files and the command line to the configuration tree.
 
 Order, later wins: `configs/default.yaml`, what the chosen group files bring (`with:`), the group
-files themselves, recipes, user files, `key=value` words. `env=retool_math` selects
+files themselves, what a chosen run folder was trained under, recipes, user files, `key=value` words. `env=retool_math` selects
 `configs/env/retool_math.yaml`, or names a plug-in that has no file; `recipe=otc_grpo` merges
 `configs/recipe/otc_grpo.yaml` at the root; `@run.yaml` loads a user file.
 """
@@ -33,6 +33,9 @@ GROUPS: Mapping[str, str] = {
     "algo": "",
 }
 """Group -> the leaf that a bare `group=value` sets when no group file has that name."""
+
+TRAINED = "trained"
+"""In the tree of a run folder: what it was trained under, stronger than the groups' own files."""
 
 Tree: TypeAlias = dict[str, JsonValue]
 
@@ -104,17 +107,40 @@ def compose_tree(words: Words) -> Tree:
     base = read_yaml(config_root() / "default.yaml")
     tree = _merge(
         _without_choices(base),
-        _soft([cast(Tree, g.pop("with", {})) for g in groups.values()], chosen),
-        groups,
+        _soft([_without_choices(cast(Tree, g.pop("with", {}))) for g in groups.values()], chosen),
+        {group: {k: v for k, v in g.items() if k != TRAINED} for group, g in groups.items()},
+        _soft([cast(Tree, g.get(TRAINED, {})) for g in groups.values()], chosen),
     )
     return _merge(tree, *(_without_choices(t) for t in [*recipes, *files]), leaves)
 
 
 def _choices(trees: Sequence[Tree]) -> dict[str, str]:
-    """Which name each group takes; a tree may say `env: retool_math` or `env: {name: ...}`."""
-    base = read_yaml(config_root() / "default.yaml")
+    """Which name each group takes; a tree may say `env: retool_math` or `env: {name: ...}`.
+
+    Without an environment asked for, a trained model brings its own; without a model, the
+    environment's file may suggest one (`with: {model: nano_search}`).
+    """
+    base = _named([read_yaml(config_root() / "default.yaml")])
+    asked = _named(trees)
+    if "env" not in asked and "model" in asked:
+        asked = _brought("model", asked["model"], "env") | asked
+    env = (base | asked).get("env")
+    if "model" not in asked and env is not None:
+        asked = _brought("env", env, "model") | asked
+    return base | asked
+
+
+def _brought(group: str, name: str, wanted: str) -> dict[str, str]:
+    """The name that a chosen group's file suggests for the group `wanted`, if any."""
+    tree = _chosen(group, name)
+    suggested = _named([cast(Tree, tree.get(key, {})) for key in ("with", TRAINED)])
+    return {key: value for key, value in suggested.items() if key == wanted}
+
+
+def _named(trees: Sequence[Tree]) -> dict[str, str]:
+    """The names that trees give to groups; later ones win."""
     chosen: dict[str, str] = {}
-    for tree in [base, *trees]:
+    for tree in trees:
         for group, leaf in GROUPS.items():
             value = tree.get(group)
             if isinstance(value, Mapping):
@@ -140,7 +166,7 @@ def _trained(folder: str) -> Tree:
     """A run folder as a model: it brings the environment options it was trained under."""
     stored = read_yaml(Path(folder) / "config.yaml")
     companions = {"env": stored.get("env", {}), "learner": stored.get("learner", {})}
-    return {**cast(Tree, stored["model"]), "path": folder, "with": companions}
+    return {**cast(Tree, stored["model"]), "path": folder, TRAINED: companions}
 
 
 def _group_file(group: str, name: str) -> Tree:

@@ -62,6 +62,25 @@ def test_a_group_s_own_file_beats_companions_and_what_the_env_lacks_is_left_out(
     assert (env.max_turns, env.given) == (2, {"size": 2})
 
 
+def test_an_environment_suggests_its_model_and_a_trained_model_brings_its_environment(
+    own_configs: Path,
+):
+    (own_configs / "env" / "quiz.yaml").write_text("name: gadget\nwith: {model: large}\n")
+    assert compose(["env=quiz"]).model.path == "large", "suggested"
+    assert compose(["env=quiz", "model=small"]).model.path == "small", "asked for"
+    assert compose([]).model.path == "small", "the default"
+    run = own_configs / "run"
+    run.mkdir()
+    (run / "run.json").write_text("{}")
+    stored = "env: {name: gadget, size: 7}\nmodel: {path: large}\nlearner: {name: torch}\n"
+    (run / "config.yaml").write_text(stored)
+    (own_configs / "default.yaml").write_text("env: quiz\nmodel: small\nsandbox: local\n")
+    trained = compose([f"model={run}"])
+    assert trained.model.path == str(run)
+    assert trained.env.given == {"size": 7}, "its environment, as it was in training"
+    assert compose([f"model={run}", "env.size=8"]).env.given == {"size": 8}
+
+
 def test_later_recipes_win_and_may_choose_groups(own_configs: Path):
     both = compose(["recipe=fast", "recipe=wide"])
     assert (both.train.tasks_per_step, both.model.path, both.train.steps) == (4, "large", 3)
