@@ -1,9 +1,9 @@
 """From files and the command line to the configuration tree.
 
 Order, later wins: `configs/default.yaml`, what the chosen group files bring (`with:`), the group
-files themselves, what a chosen run folder was trained under, recipes, user files, `key=value` words. `env=retool_math` selects
-`configs/env/retool_math.yaml`, or names a plug-in that has no file; `recipe=otc_grpo` merges
-`configs/recipe/otc_grpo.yaml` at the root; `@run.yaml` loads a user file.
+files themselves, what a chosen run folder was trained under, recipes, user files, `key=value`
+words. `env=retool_math` selects `configs/env/retool_math.yaml`, or names a plug-in that has no file;
+`recipe=otc_grpo` merges `configs/recipe/otc_grpo.yaml` at the root; `@run.yaml` loads a user file.
 """
 
 from __future__ import annotations
