@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from itertools import islice
-from typing import cast
+from random import Random
+from statistics import fmean, stdev
+from typing import NamedTuple, cast
 
 from agentrl.chat.base import ToolProtocol
 from agentrl.context import Context
-from agentrl.env import Action, Env, Expert, Observation, StepResult, TaskGenerator
+from agentrl.env import (
+    Action,
+    Env,
+    Expert,
+    Observation,
+    RandomPlayer,
+    StepResult,
+    TaskGenerator,
+)
 from agentrl.errors import UserError
+from agentrl.evaluate.statistics import Z95
 from agentrl.registry import resolve
 from agentrl.rollout.limits import Lease
 from agentrl.sandbox import SandboxPool
+from agentrl.seeds import derive
 from agentrl.testing.fakes import FakePool
 from agentrl.testing.result import CheckResult, expect, failures, promise, run_checks
 from agentrl.testing.tool_kit import check_tool
@@ -59,13 +71,15 @@ async def check_env(
         promise(kit.unreadable),
         promise(kit.unknown_tool),
         promise(kit.expert),
+        promise(kit.expert_floor),
+        promise(kit.random_ceiling),
         promise(kit.close_twice),
         promise(kit.close_at_once),
     ]
     return await run_checks(checks)
 
 
-def _generated(env: Env, split: str = "train", n: int = 20) -> tuple[Task, ...]:
+def _generated(env: Env, split: str = "train", n: int = 24) -> tuple[Task, ...]:
     if not isinstance(env, TaskGenerator):
         raise UserError("the environment generates no tasks; hand some to check_env(tasks=...)")
     return tuple(islice(env.tasks(split, seed=0), n))
@@ -200,24 +214,60 @@ class _Kit:
         if env.tools and not self._real:
             return "skipped: needs a real sandbox pool"
         played = self._tasks[:5]
-        rewards = [await self._play(task) for task in played]
+        rewards = [await self._shown(task) for task in played]
         lost = [task.id for task, reward in zip(played, rewards, strict=True) if reward <= 0]
         expect(not lost, f"the expert earned nothing on {', '.join(lost)}")
         return f"mean reward {sum(rewards) / len(rewards):.2f} over {len(rewards)} tasks"
 
-    async def _play(self, task: Task) -> float:
-        protocol, total, ended = self.protocol(), 0.0, False
+    async def _shown(self, task: Task) -> float:
+        """Reward of the expert, all of whose turns are needed and allowed."""
+        env = self._make_env()
+        turns = tuple(env.expert(task, seed=task.seed)) if isinstance(env, Expert) else ()
+        expect(len(turns) <= self._max_turns, f"the expert needs over {self._max_turns} turns")
+        score = await self._play(task, turns)
+        expect(score.turns == len(turns), "the expert goes on after the end")
+        expect(score.ended, f"the expert's turns do not end task {task.id}")
+        return score.reward
+
+    async def _play(self, task: Task, turns: Iterable[str]) -> _Score:
+        """Turn after turn until the environment ends it or there are no more."""
+        protocol, total, n = self.protocol(), 0.0, 0
         async with self.episode(task) as (env, _):
-            turns = env.expert(task, seed=task.seed) if isinstance(env, Expert) else ()
-            for turn, text in enumerate(turns):
-                expect(turn < self._max_turns, f"the expert needs over {self._max_turns} turns")
-                expect(not ended, "the expert goes on after the end")
-                result = await env.step(protocol.parse(ids_array(()), text, turn=turn))
+            for text in turns:
+                result = await env.step(protocol.parse(ids_array(()), text, turn=n))
                 expect_step(result)
-                total += result.reward
-                ended = result.terminated or result.truncated
-        expect(ended, f"the expert's turns do not end task {task.id}")
-        return total
+                total, n = total + result.reward, n + 1
+                if result.terminated or result.truncated:
+                    return _Score(total, n, True)
+        return _Score(total, n, False)
+
+    async def expert_floor(self) -> str | None:
+        """Expert reaches the floor it declares."""
+        floor = self._make_env().expert_floor
+        if floor is None:
+            return "skipped: declares no expert_floor"
+        if self._make_env().tools and not self._real:
+            return "skipped: needs a real sandbox pool"
+        mean, _, high = interval([await self._shown(task) for task in self._tasks])
+        expect(high >= floor, f"mean reward {mean:.3f}, at most {high:.3f}, is below {floor:g}")
+        return f"mean reward {mean:.3f} over {len(self._tasks)} tasks, floor {floor:g}"
+
+    async def random_ceiling(self) -> str | None:
+        """A blind player stays under the ceiling."""
+        env = self._make_env()
+        ceiling = env.random_ceiling
+        if ceiling is None:
+            return "skipped: declares no random_ceiling"
+        if not isinstance(env, RandomPlayer):
+            raise AssertionError("there is a random_ceiling but no random_turn to hold it to")
+        rewards: list[float] = []
+        for task in self._tasks:
+            rng = Random(derive("random player", task.id))
+            blind = (env.random_turn(rng) for _ in range(self._max_turns))
+            rewards.append((await self._play(task, blind)).reward)
+        mean, low, _ = interval(rewards)
+        expect(low <= ceiling, f"mean reward {mean:.3f}, at least {low:.3f}, is above {ceiling:g}")
+        return f"mean reward {mean:.3f} over {len(rewards)} tasks, ceiling {ceiling:g}"
 
     async def close_twice(self) -> None:
         """Close is idempotent."""
@@ -227,6 +277,22 @@ class _Kit:
     async def close_at_once(self) -> None:
         """Closes without an episode."""
         await self._make_env().close()
+
+
+class _Score(NamedTuple):
+    """How one episode went."""
+
+    reward: float
+    turns: int
+    ended: bool
+
+
+def interval(rewards: Sequence[float]) -> tuple[float, float, float]:
+    """Mean and 95 % bounds by the normal approximation over tasks; rewards may be negative."""
+    mean = fmean(rewards)
+    spread = stdev(rewards) if len(rewards) > 1 else 0.0
+    half = Z95 * spread / math.sqrt(len(rewards))
+    return mean, mean - half, mean + half
 
 
 def expect_observation(observation: object, *, fresh: bool = False) -> None:

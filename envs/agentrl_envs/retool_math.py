@@ -18,7 +18,7 @@ from agentrl.seeds import derive
 from agentrl.types import Message, Task
 from agentrl.verify.extract import extract_answer
 from agentrl.verify.math_answer import MathChecker
-from agentrl_envs.demonstrator import Habit, demonstrate, habit_of
+from agentrl_envs.demonstrator import Habit, answer_turn, demonstrate, habit_of
 from agentrl_envs.families import FAMILIES, Family
 from agentrl_envs.families.base import LEVELS, Draw, Style
 from agentrl_envs.tool_env import ToolEnv
@@ -44,6 +44,7 @@ class RetoolMath(ToolEnv):
     """Maths questions, solved in the head or with sandboxed Python."""
 
     protocol = "retool"
+    random_ceiling = 0.02
 
     def __init__(
         self,
@@ -90,6 +91,7 @@ class RetoolMath(ToolEnv):
         self.families = _chosen(families)
         self.levels = _levels(levels)
         self.tool_habit = tool_habit
+        self.expert_floor = 1.0 if tool_habit == 1 else None
         self._checker = _checker
 
     def first_messages(self, task: Task) -> Observation:
@@ -146,6 +148,10 @@ class RetoolMath(ToolEnv):
                 break
             task = family.task(family.draw(draw, level), level, self.style)
         return task
+
+    def random_turn(self, rng: Random) -> str:
+        """An answer of one to four digits."""
+        return answer_turn(str(rng.randrange(10 ** rng.randint(1, 4))), self.style)
 
     def expert(self, task: Task, *, seed: int, habit: Habit | None = None) -> Iterable[str]:
         """The demonstrator's turns; `habit` None mixes habits by `tool_habit`."""

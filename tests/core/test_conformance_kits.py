@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from random import Random
 from typing import ClassVar
 
 import numpy as np
@@ -138,7 +139,7 @@ class Mute(Echo):
 
 async def test_a_good_env_passes():
     results = await check_env(Echo)
-    assert len(results) == 15
+    assert len(results) == 17
     assert failures(results) == []
     remark = {r.name: r.detail for r in results}["expert solves its task"]
     assert remark == "mean reward 1.00 over 5 tasks"
@@ -150,6 +151,45 @@ async def test_faults_of_an_env_have_their_names():
         "instances share no state",
     }
     assert names(await check_env(Mute)) >= {"step answers any text", "expert solves its task"}
+
+
+class Coin(Echo):
+    """Its expert knows the even words only; whoever writes `word0` is right once in 24 tasks."""
+
+    expert_floor = 0.5
+    random_ceiling = 0.1
+
+    def expert(self, task: Task, *, seed: int) -> Iterator[str]:
+        yield (task.answer or "") if int((task.answer or "0")[4:]) % 2 == 0 else "no"
+
+    def random_turn(self, rng: Random) -> str:
+        return "word0"
+
+
+class Proud(Coin):
+    """Promises more of its expert and less of chance than is true."""
+
+    expert_floor = 0.9
+    random_ceiling = -0.1
+
+
+async def test_floors_and_ceilings_are_held_to_what_is_played():
+    told = {r.name: (r.ok, r.detail) for r in await check_env(Coin)}
+    # 12 of 24 tasks; 1 of 24
+    assert told["expert reaches the floor it declares"] == (
+        True, "mean reward 0.500 over 24 tasks, floor 0.5",
+    )  # fmt: skip
+    assert told["a blind player stays under the ceiling"] == (
+        True, "mean reward 0.042 over 24 tasks, ceiling 0.1",
+    )  # fmt: skip
+    told = {r.name: (r.ok, r.detail) for r in await check_env(Proud)}
+    # 0.5 + 1.96 * 0.5108 / sqrt(24) = 0.704; 0.0417 - 1.96 * 0.2041 / sqrt(24) = -0.040
+    assert told["expert reaches the floor it declares"] == (
+        False, "mean reward 0.500, at most 0.704, is below 0.9",
+    )  # fmt: skip
+    assert told["a blind player stays under the ceiling"] == (
+        False, "mean reward 0.042, at least -0.040, is above -0.1",
+    )  # fmt: skip
 
 
 async def test_an_env_without_tasks_asks_for_some():
