@@ -31,11 +31,17 @@ _SHAPE = "<search> query </search>\nor, when you know it:\n<answer> short answer
 
 @dataclass(frozen=True, slots=True)
 class SearchR1:
-    """The Search-R1 format."""
+    """The Search-R1 format; with `bare=True` its short form for the nano model."""
 
     tool: str = "search"
     """The tool that a query goes to, as its argument `query`."""
-    name: str = "search_r1"
+    bare: bool = False
+    """Whether instructions, corrections and blanks around results are left out."""
+
+    @property
+    def name(self) -> str:
+        """Registered name."""
+        return "search_r1_bare" if self.bare else "search_r1"
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -46,6 +52,8 @@ class SearchR1:
         """Instructions for the system message."""
         if not tools:
             return ""
+        if self.bare:
+            return f"Tools: {self.tool}"
         return (
             "Think inside <think> and </think> whenever you get new information. If you lack some "
             "knowledge, call the search engine with <search> query </search>; what it finds is "
@@ -75,7 +83,7 @@ class SearchR1:
             raise ValueError(f"search_r1 writes only {self.tool}(query), not {name}")
         if not query or query != query.strip() or "</search>" in query:
             raise ValueError("search_r1 writes a query without blanks around it or </search> in it")
-        return f"<search> {query} </search>"
+        return f"<search>{query}</search>" if self.bare else f"<search> {query} </search>"
 
     def present(
         self, observation: Sequence[Message], *, text: str = "", ended: bool = False
@@ -84,12 +92,19 @@ class SearchR1:
         if ended or not only_tools(observation):
             return Messages(tuple(observation))
         content = joined(observation)
+        if self.bare:
+            return Inline("<information>", content.rstrip("\n"), "</information>")
         before = unseen("\n\n<information>", text, _STOPS[0])
         return Inline(before, content, "</information>\n\n")
 
     def _failed(self, text: str, reasoning: str | None, problem: str) -> Action:
-        told = f"{problem} Nothing was done. Write:\n{_SHAPE}"
+        told = problem if self.bare else f"{problem} Nothing was done. Write:\n{_SHAPE}"
         return Action(text, parse_error=told, reasoning=reasoning)
 
 
-__all__ = ["SearchR1"]
+def search_r1_bare() -> SearchR1:
+    """The `search_r1_bare` protocol: tags alone, for models with few tokens to spare."""
+    return SearchR1(bare=True)
+
+
+__all__ = ["SearchR1", "search_r1_bare"]
