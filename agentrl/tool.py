@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any, Protocol, cast, overload, runtime_checkable
@@ -53,6 +53,35 @@ class Tool(Protocol):
 
     async def close(self) -> None:
         """Release what `open` took. Idempotent."""
+        ...
+
+
+@runtime_checkable
+class Toolset(Protocol):
+    """Tools that are known only once somebody has been asked for them, such as an MCP server's.
+
+    Registered as a tool is; an environment that takes tools by name connects it as it opens.
+    """
+
+    @property
+    def label(self) -> str:
+        """Goes before the name of a tool when another has the same."""
+        ...
+
+    async def connect(self, ctx: Context) -> Sequence[RenamableTool]:
+        """The tools of this episode. Called again after a fork. Raises WorldFault."""
+        ...
+
+    async def close(self) -> None:
+        """Release what `connect` took for the episode. Idempotent."""
+        ...
+
+
+class RenamableTool(Tool, Protocol):
+    """A tool whose name was given elsewhere and may be taken here."""
+
+    def renamed(self, name: str) -> RenamableTool:
+        """The same tool under another name."""
         ...
 
 
@@ -192,13 +221,14 @@ def check_arguments(chosen: Tool, arguments: Mapping[str, JsonValue]) -> str | N
     properties = cast(Mapping[str, Mapping[str, JsonValue]], schema.get("properties", {}))
     required = cast(list[str], schema.get("required", []))
     missing = [name for name in required if name not in arguments]
-    unknown = [name for name in arguments if name not in properties]
+    open_ended = schema.get("additionalProperties", False) is not False
+    unknown = [name for name in arguments if name not in properties and not open_ended]
     if missing:
         return f"the argument {missing[0]!r} is missing."
     if unknown:
         return f"there is no argument {unknown[0]!r}; it takes {', '.join(properties) or 'none'}."
     for name, value in arguments.items():
-        expected = properties[name].get("type")
+        expected = properties.get(name, {}).get("type")
         if isinstance(expected, str) and not _is(value, expected):
             return f"the argument {name!r} must be of type {expected}, not {type(value).__name__}."
     return None
