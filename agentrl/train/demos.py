@@ -51,7 +51,7 @@ async def demonstrate(task: Task, env: Env, parts: Parts, seed: int) -> Trajecto
 async def demonstrations(
     tasks: Sequence[Task], parts: Parts, seed: int, tick: Callable[[int], None]
 ) -> list[Transcript]:
-    """The rows of every task's demonstration, in task order; `tick` hears how many are done.
+    """Every row of every task's demonstration, in task order; `tick` hears how many are done.
 
     Raises RunFailed when an expert's turn could not be played to the environment's own ending.
     """
@@ -59,7 +59,7 @@ async def demonstrations(
     gate = asyncio.Semaphore(AT_ONCE)
     done = 0
 
-    async def one(index: int, task: Task) -> Transcript:
+    async def one(index: int, task: Task) -> tuple[Transcript, ...]:
         nonlocal done
         async with gate:
             played = await demonstrate(task, env, parts, derive(seed, "demo", index))
@@ -69,11 +69,11 @@ async def demonstrations(
             )
         done += 1
         tick(done)
-        return played.rows[0]
+        return played.rows
 
     async with asyncio.TaskGroup() as running:
         started = [running.create_task(one(i, task)) for i, task in enumerate(tasks)]
-    return [task.result() for task in started]
+    return [row for task in started for row in task.result()]
 
 
 def conversation_rows(path: Path, chat: Chat) -> list[Transcript]:
