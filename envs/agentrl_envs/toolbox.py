@@ -77,13 +77,11 @@ class Toolbox(ToolEnv):
         for toolset in self._sets:
             await toolset.close()
 
-    async def fork(self, n: int) -> list[Self]:
-        """Copies with copied tools, opened around their own contexts. Raises CannotFork."""
-        made = await super().fork(n)
-        for branch in made:
-            kept = {tool.name for tool in self._fixed}
-            branch._fixed = tuple(tool for tool in branch.tools if tool.name in kept)
-            branch._sets = tuple(copy(toolset) for toolset in self._sets)
+    def _with_tools(self, tools: Sequence[Tool]) -> Self:
+        made = super()._with_tools(tools)
+        kept = {tool.name for tool in self._fixed}
+        made._fixed = tuple(tool for tool in tools if tool.name in kept)
+        made._sets = tuple(copy(toolset) for toolset in self._sets)
         return made
 
     def first_messages(self, task: Task) -> Observation:

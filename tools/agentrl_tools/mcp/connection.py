@@ -60,6 +60,7 @@ class Connection:
                 return await asyncio.shield(asyncio.wrap_future(self._ready))
         except TimeoutError as error:
             self._lost = True
+            self._life.cancel()
             raise ServerLost(
                 f"the MCP server {self._target.shown} did not answer within {within_s:g} seconds"
             ) from error

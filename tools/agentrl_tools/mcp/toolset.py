@@ -99,10 +99,13 @@ class McpServer:
     async def call(self, told: ServerTool, arguments: Mapping[str, JsonValue]) -> ToolResult:
         """One call; a server lost over a call that is safe to repeat is asked again, once."""
         try:
-            return as_result(await self._connection().call(told.name, arguments), self._max_chars)
+            return await self._asked(told, arguments)
         except ServerLost:
             if self.per_episode or not _repeatable(told):
                 raise
+        return await self._asked(told, arguments)
+
+    async def _asked(self, told: ServerTool, arguments: Mapping[str, JsonValue]) -> ToolResult:
         connection = self._connection()
         await connection.tools(self._connect_s)
         return as_result(await connection.call(told.name, arguments), self._max_chars)
