@@ -7,7 +7,8 @@ from asyncio import Task as AsyncTask
 from asyncio import TaskGroup
 from collections.abc import Sequence
 from copy import copy
-from typing import Self
+from dataclasses import replace
+from typing import Protocol, Self, runtime_checkable
 
 from agentrl.context import Context
 from agentrl.env import Action, Env, Forkable, Observation, StepInfo, StepResult
@@ -18,10 +19,21 @@ from agentrl.types import Message, Task, ToolCall, ToolResult
 NO_CALLS_LEFT = "No calls left: answer now."
 
 
+@runtime_checkable
+class Finishing(Protocol):
+    """A tool whose successful call ends the episode: what it returns is the answer."""
+
+    @property
+    def finishes(self) -> bool:
+        """True for such a tool."""
+        ...
+
+
 class ToolEnv(Env):
     """Dispatches an action's tool calls; a turn without a call is judged.
 
-    A subclass says how a task begins and what a final turn is worth.
+    A subclass says how a task begins and what a final turn is worth. With a `Finishing` tool among
+    `tools` the model may also end the episode by a call: `answered` judges that.
     """
 
     def __init__(
@@ -50,6 +62,10 @@ class ToolEnv(Env):
     @abstractmethod
     async def judge(self, action: Action) -> StepResult:
         """Answer a turn that calls no tool."""
+
+    async def answered(self, answer: str) -> StepResult:
+        """Answer a call of a `Finishing` tool; by default as if the answer were the turn's text."""
+        return await self.judge(Action(answer))
 
     async def open(self, ctx: Context) -> None:
         """Hand the context to every tool."""
@@ -82,12 +98,39 @@ class ToolEnv(Env):
 
     async def step(self, action: Action) -> StepResult:
         """Run the action's calls, correct what could not be read, or judge."""
-        if action.tool_calls:
-            return await self._dispatch(action.tool_calls)
+        calls = action.tool_calls
+        last = next((i for i, call in enumerate(calls) if self._finishes(call)), None)
+        if last is not None:
+            return await self._finish(calls[:last], calls[last])
+        if calls:
+            return await self._dispatch(calls)
         if action.parse_error is not None:
             correction = Message("tool", action.parse_error)
             return StepResult((correction,), 0.0, False, False, StepInfo())
         return await self.judge(action)
+
+    def _finishes(self, call: ToolCall) -> bool:
+        tool = self._by_name.get(call.name)
+        return isinstance(tool, Finishing) and tool.finishes
+
+    async def _finish(self, before: Sequence[ToolCall], call: ToolCall) -> StepResult:
+        """Run the calls before the finishing one, then that; calls after it are not run.
+
+        Finishing costs none of `max_calls`: it must stay possible when they are used up.
+        """
+        earlier = await self._dispatch(before)
+        result = await self._call(call)
+        results = (*earlier.info.results, result)
+        if result.error is None:
+            ended = await self.answered(result.content)
+            info = replace(ended.info, results=(*results, *ended.info.results))
+            if ended.terminated or ended.truncated:
+                return ended._replace(info=info)
+            said = "\n".join(message.content for message in ended.observation)
+        else:
+            ended, said, info = earlier, result.content, StepInfo(results=results)
+        told = Message("tool", said, call_id=call.id, name=call.name)
+        return ended._replace(observation=(*earlier.observation, told), info=info)
 
     async def _dispatch(self, calls: Sequence[ToolCall]) -> StepResult:
         allowed = calls[: max(0, self.max_calls - self._calls)]
