@@ -13,6 +13,8 @@ from agentrl.config import Plugin
 from agentrl.errors import UserError
 from agentrl.explained import explained
 from agentrl.registry import resolve
+from agentrl.tool import Tool
+from agentrl.toolset import Named
 
 HOST_ARGUMENTS = frozenset(
     {
@@ -70,6 +72,20 @@ def maker(kind: str, node: Plugin, **host: Any) -> Callable[[], Any]:
 def build(kind: str, node: Plugin, **host: Any) -> Any:
     """Make the plug-in once: see `maker`."""
     return maker(kind, node, **host)()
+
+
+def build_tool(node: Plugin | str) -> Named:
+    """The tool or toolset that a config names, with its options.
+
+    Raises UserError on an unknown name or option, and on options of a ready-made tool.
+    """
+    node = Plugin(name=node) if isinstance(node, str) else node
+    found: object = resolve("tool", node.name)
+    if isinstance(found, type) or not isinstance(found, Tool):
+        return build("tool", node)
+    if node.given:
+        raise UserError(f"the tool {node.name!r} has no options; leave out {', '.join(node.given)}")
+    return found
 
 
 def _parameters(factory: Any) -> Mapping[str, inspect.Parameter]:

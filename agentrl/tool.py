@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any, Protocol, cast, overload, runtime_checkable
@@ -53,35 +53,6 @@ class Tool(Protocol):
 
     async def close(self) -> None:
         """Release what `open` took. Idempotent."""
-        ...
-
-
-@runtime_checkable
-class Toolset(Protocol):
-    """Tools that are known only once somebody has been asked for them, such as an MCP server's.
-
-    Registered as a tool is; an environment that takes tools by name connects it as it opens.
-    """
-
-    @property
-    def label(self) -> str:
-        """Goes before the name of a tool when another has the same."""
-        ...
-
-    async def connect(self, ctx: Context) -> Sequence[RenamableTool]:
-        """The tools of this episode. Called again after a fork. Raises WorldFault."""
-        ...
-
-    async def close(self) -> None:
-        """Release what `connect` took for the episode. Idempotent."""
-        ...
-
-
-class RenamableTool(Tool, Protocol):
-    """A tool whose name was given elsewhere and may be taken here."""
-
-    def renamed(self, name: str) -> RenamableTool:
-        """The same tool under another name."""
         ...
 
 

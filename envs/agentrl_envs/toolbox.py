@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import copy
 from random import Random
-from typing import Literal, Self, TypeAlias, cast, final
+from typing import Literal, Self, TypeAlias, final
 
 from agentrl.config import Plugin
 from agentrl.context import Context
 from agentrl.env import Action, Observation, StepInfo, StepResult
 from agentrl.errors import UserError
-from agentrl.plugins import build
-from agentrl.registry import resolve
-from agentrl.tool import Tool, Toolset
+from agentrl.plugins import build_tool
+from agentrl.tool import Tool
+from agentrl.toolset import Toolset, connected, refuse_doubles
 from agentrl.types import Message, Task
 from agentrl.verify.extract import extract_answer
 from agentrl.verify.text_answer import contains_match, exact_match, token_f1
@@ -52,23 +52,18 @@ class Toolbox(ToolEnv):
 
         Raises UserError on an unknown tool or option, and on two tools of one name.
         """
-        made = [tool_of(node) for node in tools]
+        made = [build_tool(node) for node in tools]
         self._fixed = tuple(tool for tool in made if not isinstance(tool, Toolset))
         self._sets = tuple(tool for tool in made if isinstance(tool, Toolset))
         super().__init__(self._fixed, max_calls=max_calls, call_s=call_s)
-        names = [tool.name for tool in self._fixed]
-        doubled = sorted({name for name in names if names.count(name) > 1})
-        if doubled:
-            raise UserError(f"env.tools: two tools are named {doubled[0]!r}; take one of them")
+        refuse_doubles(self._fixed)
         self._check: Check = check
         self._instructions = instructions
 
     async def open(self, ctx: Context) -> None:
         """Ask every toolset for its tools, then open all."""
-        found: list[Tool] = list(self._fixed)
-        for toolset in self._sets:
-            found += await distinct(toolset, ctx, [tool.name for tool in found])
-        self._take(found)
+        self.tools = await connected((*self._fixed, *self._sets), ctx)
+        self._by_name = {tool.name: tool for tool in self.tools}
         await super().open(ctx)
 
     async def close(self) -> None:
@@ -121,37 +116,3 @@ class Toolbox(ToolEnv):
             case "math":
                 correct = (await shared_checker().check(gold, prediction)).correct
                 return None if correct is None else float(correct)
-
-    def _take(self, tools: Sequence[Tool]) -> None:
-        self.tools = tuple(tools)
-        self._by_name = {tool.name: tool for tool in tools}
-
-
-def tool_of(node: Plugin | str) -> Tool | Toolset:
-    """The tool or toolset a config names. Raises UserError on an unknown name or option."""
-    plugin = Plugin(name=node) if isinstance(node, str) else node
-    found = cast("Tool | Callable[..., Tool | Toolset]", resolve("tool", plugin.name))
-    if not isinstance(found, type) and isinstance(found, Tool):
-        if plugin.given:
-            raise UserError(
-                f"the tool {plugin.name!r} has no options; leave {', '.join(plugin.given)}"
-            )
-        return found
-    return cast("Tool | Toolset", build("tool", plugin))
-
-
-async def distinct(toolset: Toolset, ctx: Context, taken: Sequence[str]) -> list[Tool]:
-    """A toolset's tools; one whose name is taken goes by `label_name`.
-
-    Raises UserError when that is taken as well.
-    """
-    names, found = set(taken), list[Tool]()
-    for tool in await toolset.connect(ctx):
-        chosen = tool if tool.name not in names else tool.renamed(f"{toolset.label}_{tool.name}")
-        if chosen.name in names:
-            raise UserError(
-                f"two tools are named {chosen.name!r}; give one of the servers a `label` of its own"
-            )
-        names.add(chosen.name)
-        found.append(chosen)
-    return found

@@ -8,7 +8,7 @@ import tempfile
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future
-from typing import IO, TYPE_CHECKING, cast
+from typing import IO, TYPE_CHECKING, TypeVar, cast
 
 import anyio
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from mcp import Client
     from mcp.types import CallToolResult
     from mcp.types import Tool as ServerTool
+
+T = TypeVar("T")
 
 CLOSE_S = 10.0
 _PAGES = 100
@@ -57,7 +59,7 @@ class Connection:
         """
         try:
             async with asyncio.timeout(within_s):
-                return await asyncio.shield(asyncio.wrap_future(self._ready))
+                return await asyncio.shield(_watched(self._ready))
         except TimeoutError as error:
             self._lost = True
             self._life.cancel()
@@ -99,14 +101,10 @@ class Connection:
         """End the session, and the server if it was started here. Idempotent."""
         self._lost = True
         if not self._life.done():
-            asking = background.start(self._ask_to_end)
-            asking.add_done_callback(lambda _: None)
-            waiting = asyncio.wrap_future(self._life)
-            _, late = await asyncio.wait([waiting], timeout=CLOSE_S)
+            background.start(self._ask_to_end)
+            _, late = await asyncio.wait([_watched(self._life)], timeout=CLOSE_S)
             if late:
-                waiting.cancel()
-            elif not waiting.cancelled():
-                waiting.exception()
+                self._life.cancel()
         self._errors.close()
 
     async def _live(self) -> None:
@@ -158,6 +156,13 @@ class Connection:
         text = os.pread(self._errors.fileno(), 4096, max(0, size - 4096)).decode(errors="replace")
         lines = text.strip().splitlines()
         return f" (its last words: {lines[-1][-_TAIL_CHARS:]})" if lines else ""
+
+
+def _watched(future: Future[T]) -> asyncio.Future[T]:
+    """The future in this loop; a failure that nobody is left to hear of is no error of the loop."""
+    waiting = asyncio.wrap_future(future)
+    waiting.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return waiting
 
 
 async def _listed(client: Client) -> tuple[ServerTool, ...]:
