@@ -15,6 +15,9 @@ from agentrl_envs.search_qa.world import World
 HOPS = (1, 2, 3)
 """How many facts a question may chain."""
 
+FRESH = 4096
+"""A stream avoids the ids among its last tasks, counted up to this many at a time."""
+
 _BY_NAME = {relation.name: relation for relation in RELATIONS}
 
 
@@ -22,9 +25,18 @@ def questions(world: World, *, seed: int, hops: Sequence[int]) -> Iterator[Task]
     """An endless stream; every length of chain comes once before any comes again."""
     rng = Random(derive("questions", seed, world.spec.split, world.spec.seed))
     names = list(world.kinds)
+    seen: set[str] = set()
     while True:
         for length in rng.sample(list(hops), len(hops)):
-            yield _task(world, rng, names, length)
+            task = _task(world, rng, names, length)
+            for _ in range(20):  # a small world may have run out of new ones
+                if task.id not in seen:
+                    break
+                task = _task(world, rng, names, length)
+            seen.add(task.id)
+            yield task
+        if len(seen) > FRESH:
+            seen.clear()
 
 
 def _task(world: World, rng: Random, names: Sequence[str], length: int) -> Task:
@@ -35,9 +47,7 @@ def _task(world: World, rng: Random, names: Sequence[str], length: int) -> Task:
             return _asked(world, chain, path)
 
 
-def _walk(
-    world: World, rng: Random, start: str, length: int
-) -> tuple[list[Relation], list[str]]:
+def _walk(world: World, rng: Random, start: str, length: int) -> tuple[list[Relation], list[str]]:
     chain: list[Relation] = []
     path = [start]
     for hop in range(length):

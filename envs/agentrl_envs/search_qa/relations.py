@@ -26,9 +26,7 @@ class Relation:
 
 
 RELATIONS = (
-    Relation(
-        "home", "person", "town", "the town in which {} lives", "{name} lives in {value}."
-    ),
+    Relation("home", "person", "town", "the town in which {} lives", "{name} lives in {value}."),
     Relation(
         "firm", "person", "firm", "the company that employs {}", "{name} is employed by {value}."
     ),
@@ -40,9 +38,7 @@ RELATIONS = (
     ),
     Relation("boss", "firm", "person", "the head of {}", "{name} is headed by {value}."),
     Relation("seat", "firm", "town", "the seat of {}", "The company has its seat in {value}."),
-    Relation(
-        "open", "firm", "year", "the year in which {} opened", "It opened in {value}."
-    ),
+    Relation("open", "firm", "year", "the year in which {} opened", "It opened in {value}."),
 )
 """In the order in which a page states them."""
 

@@ -76,11 +76,17 @@ def _named(rng: Random, spec: WorldSpec, kind: Kind, taken: set[str]) -> str:
     own = unlike(rng, spec.split, taken, spec.style)
     if spec.style == "terse" or kind == "town":
         return own
-    return f"{own} {unlike(rng, spec.split, taken, spec.style)}" if kind == "person" else f"{own} Works"
+    return (
+        f"{own} {unlike(rng, spec.split, taken, spec.style)}"
+        if kind == "person"
+        else f"{own} Works"
+    )
 
 
 def _facts(rng: Random, kinds: Mapping[str, Kind]) -> dict[tuple[str, str], str]:
-    members = {kind: [name for name, k in kinds.items() if k == kind] for kind in SHARE}
+    members: dict[Kind, list[str]] = {
+        kind: [name for name, k in kinds.items() if k == kind] for kind in SHARE
+    }
     return {
         (name, relation.name): _value(rng, relation, members, name)
         for name, kind in kinds.items()
