@@ -12,7 +12,7 @@ from __future__ import annotations
 import gymnasium
 
 from agentrl.gym.agent_env import AgentEnv
-from agentrl.gym.gym_env import GymEnv
+from agentrl.gym.gym_env import GymEnv, gym_env
 from agentrl.gym.text_space import UnicodeText
 from agentrl.registry import names
 
@@ -27,4 +27,4 @@ def register_envs() -> None:
 
 register_envs()
 
-__all__ = ["AgentEnv", "GymEnv", "UnicodeText", "register_envs"]
+__all__ = ["AgentEnv", "GymEnv", "UnicodeText", "gym_env", "register_envs"]

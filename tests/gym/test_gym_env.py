@@ -11,8 +11,8 @@ from gymnasium import spaces
 
 from agentrl.env import Action
 from agentrl.errors import UserError
-from agentrl.gym import GymEnv
-from agentrl.gym.gym_env import expects, plain, read
+from agentrl.gym import gym_env
+from agentrl.gym.words import expects, plain, read
 from agentrl.testing import check_env, failures
 from agentrl.types import Task
 
@@ -22,7 +22,7 @@ FIRM = {"is_slippery": False}
 
 async def test_frozen_lake_is_won_by_the_known_way():
     """Down, down, right, right, down, right on the fixed 4x4 map."""
-    env = GymEnv(id="FrozenLake-v1", arguments=FIRM)
+    env = gym_env(id="FrozenLake-v1", arguments=FIRM)
     (first,) = await env.reset(TASK, seed=0)
     assert "an integer from 0 to 3" in first.content
     assert "[S]FFF\nFHFH\nFFFH\nHFFG" in first.content, "the player's colour became brackets"
@@ -38,7 +38,7 @@ async def test_frozen_lake_is_won_by_the_known_way():
 
 
 async def test_a_hole_ends_the_episode_with_nothing():
-    env = GymEnv(id="FrozenLake-v1", arguments=FIRM)
+    env = gym_env(id="FrozenLake-v1", arguments=FIRM)
     await env.reset(TASK, seed=0)
     await env.step(Action("<answer>1</answer>"))
     assert (await env.step(Action("<answer>2</answer>")))[1:4] == (0.0, True, False)
@@ -46,7 +46,7 @@ async def test_a_hole_ends_the_episode_with_nothing():
 
 
 async def test_an_unreadable_action_changes_nothing():
-    env = GymEnv(id="FrozenLake-v1", arguments=FIRM)
+    env = gym_env(id="FrozenLake-v1", arguments=FIRM)
     await env.reset(TASK, seed=0)
     for text in ("<answer>jump</answer>", "<answer>4</answer>", "", "<answer>1.5</answer>"):
         result = await env.step(Action(text))
@@ -60,7 +60,7 @@ async def test_an_unreadable_action_changes_nothing():
 async def test_siblings_see_the_same_slippery_world():
     told = []
     for _ in range(2):
-        env = GymEnv(id="FrozenLake-v1")
+        env = gym_env(id="FrozenLake-v1")
         await env.reset(Task("t", "?", seed=11), seed=99)
         seen = [(await env.step(Action("<answer>1</answer>"))).observation for _ in range(2)]
         told.append(seen)
@@ -69,7 +69,7 @@ async def test_siblings_see_the_same_slippery_world():
 
 
 async def test_a_box_world_takes_a_list():
-    env = GymEnv(id="Pendulum-v1")
+    env = gym_env(id="Pendulum-v1")
     (first,) = await env.reset(TASK, seed=0)
     assert "a JSON list of 1 numbers from -2 to 2" in first.content
     reference = gymnasium.make("Pendulum-v1")
@@ -83,19 +83,19 @@ async def test_a_box_world_takes_a_list():
 
 
 async def test_it_keeps_the_env_contract():
-    assert failures(await check_env(lambda: GymEnv(id="FrozenLake-v1"))) == []
-    assert failures(await check_env(lambda: GymEnv(id="CartPole-v1"))) == []
+    assert failures(await check_env(lambda: gym_env(id="FrozenLake-v1"))) == []
+    assert failures(await check_env(lambda: gym_env(id="CartPole-v1"))) == []
 
 
 async def test_what_cannot_be_steered_by_text_is_refused(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(UserError, match=r"not MultiBinary; wrap the environment"):
         expects(spaces.MultiBinary(3))
     with pytest.raises(UserError, match=r"env\.id: .*Did you mean: `FrozenLake`"):
-        GymEnv(id="FrozenLke-v1")
+        gym_env(id="FrozenLke-v1")
     with pytest.raises(UserError, match=r"env=gym needs env\.id=NAME"):
-        GymEnv()
+        gym_env()
     with pytest.raises(UserError, match="splits train and test"):
-        next(GymEnv(id="CartPole-v1").tasks("dev", seed=0))
+        next(gym_env(id="CartPole-v1").tasks("dev", seed=0))
 
 
 @pytest.mark.parametrize(
