@@ -76,6 +76,8 @@ class Env(ABC):
     """Tools offered to the model; protocols describe them in the prompt."""
     protocol: str = "hermes"
     """Name of the protocol the environment is written for; a config may choose another."""
+    partners: tuple[str, ...] = ()
+    """Roles that it has partners write (`StepInfo.by`); a run must configure each of them."""
     expert_floor: float | None = None
     """Mean reward that `expert` reaches at least; `agentrl check env` holds it to that."""
     random_ceiling: float | None = None

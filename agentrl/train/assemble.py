@@ -71,7 +71,7 @@ def assemble(
     if isinstance(method.plan, Adaptive) and found is not None:
         method.plan.restore(state.plan)
     check_demands(config, env, called(update, method))
-    check_partners(config, method.plan)
+    check_partners(config, method.plan, env)
     tasks = setup.eval_tasks(config, env) if config.eval.every else ()
     example = tasks or setup.eval_tasks(setup.with_tasks(config, 1), env)
     prompt = chat.tokenizer.encode(example[0].question)

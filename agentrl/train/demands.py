@@ -54,15 +54,28 @@ def provides(config: RunConfig, env: Env) -> frozenset[Need]:
     return frozenset(need for need, there in found.items() if there)
 
 
-def check_partners(config: RunConfig, plan: RolloutPlan) -> None:
-    """Raise UserError for a partner that the plan has no role for."""
-    roles: frozenset[str] = getattr(plan, "roles", frozenset())
+def check_partners(config: RunConfig, plan: RolloutPlan, env: Env) -> None:
+    """Raise UserError for a partner without a role, and for an environment's role without one."""
+    own: frozenset[str] = getattr(plan, "roles", frozenset())
+    roles = own | frozenset(env.partners)
     for role in config.rollout.partners:
         if role not in roles:
             known = ", ".join(sorted(roles)) or "none"
             raise UserError(
-                f"rollout.partners.{role} would do nothing: rollout.plan={config.rollout.plan.name} has "
-                f"no role of that name (its roles: {known})"
+                f"rollout.partners.{role} would do nothing: rollout.plan={config.rollout.plan.name} and "
+                f"env={config.env.name} have no role of that name (their roles: {known})"
+            )
+    check_env_partners(config, env)
+
+
+def check_env_partners(config: RunConfig, env: Env) -> None:
+    """Raise UserError when nobody is there to write for a role of the environment."""
+    for role in env.partners:
+        if role not in config.rollout.partners:
+            raise UserError(
+                f"env={config.env.name} lets a partner {role!r} write; set "
+                f"rollout.partners.{role}.model=<a model with the same vocabulary>, or "
+                f"rollout.partners.{role}.name=self for the policy itself, untrained in that role"
             )
 
 
@@ -81,4 +94,4 @@ def _check_pairs(config: RunConfig, plugins: Iterable[object]) -> None:
         raise UserError("algo.demos.lr needs algo.demos.queue=<tasks that trigger a step>")
 
 
-__all__ = ["REMEDY", "check_demands", "check_partners", "provides"]
+__all__ = ["REMEDY", "check_demands", "check_env_partners", "check_partners", "provides"]

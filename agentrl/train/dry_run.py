@@ -75,7 +75,7 @@ def dry_run(config: RunConfig) -> DryRun:
     episodes = make_episodes(config, parts)
     method = make_method(config, setup.train_source(config, env), parts, episodes)
     check_demands(config, env, called(update, method))
-    check_partners(config, method.plan)
+    check_partners(config, method.plan, env)
     if not tasks:
         return DryRun(memory_mb=memory(config, path), notes=notes)
     played = asyncio.run(_play(tasks[0], parts, config.seed, method))
@@ -92,7 +92,7 @@ def dry_run(config: RunConfig) -> DryRun:
 async def _play(task: Task, parts: Parts, seed: int, method: Method) -> Trajectory:
     """One episode, scored and shaped as a group of one: what a shaper misses, it says here."""
     async with AsyncExitStack() as opened:
-        await open_parts(opened, parts.engine, parts.pool)
+        await open_parts(opened, parts.engine, parts.pool, parts.partners)
         played = await run_episode(task, parts, Names(seed, 0, task))
         asking = {need for reward in method.services.rewards for need in needs_of(reward)}
         if not asking & {"scorer", "judge"}:  # there is no learner here, and a judge may cost money

@@ -76,8 +76,7 @@ class Run:
 async def train(run: Run, state: State) -> None:
     """Train until `total_steps`. Interrupted, it leaves a checkpoint of the last step boundary."""
     async with AsyncExitStack() as opened:
-        await open_parts(opened, run.engine, run.pool)
-        await open_partners(opened, run.engine, run.method.services.partners)
+        await open_parts(opened, run.engine, run.pool, run.method.services.partners)
         try:
             await run.sync()
             first = await _examine(run, state)
@@ -94,20 +93,22 @@ async def train(run: Run, state: State) -> None:
                 _save(run, state, best=False)
 
 
-async def open_parts(opened: AsyncExitStack, engine: Engine, pool: SandboxPool | None) -> None:
-    """Open what episodes need; closed with the stack, the pool last."""
+async def open_parts(
+    opened: AsyncExitStack,
+    engine: Engine,
+    pool: SandboxPool | None,
+    partners: Mapping[str, Engine],
+) -> None:
+    """Open what episodes need; closed with the stack, the pool last.
+
+    Each partner is opened once; roles that the policy plays are open with it.
+    """
     if pool is not None:
         opened.push_async_callback(pool.close)
         await pool.open()
     opened.push_async_callback(engine.close)
     await engine.open()
-
-
-async def open_partners(
-    opened: AsyncExitStack, policy: Engine, partners: Mapping[str, Engine]
-) -> None:
-    """Open the models of a plan's other roles, each once; roles of the policy are open already."""
-    for partner in {id(p): p for p in partners.values() if p is not policy}.values():
+    for partner in {id(p): p for p in partners.values() if p is not engine}.values():
         opened.push_async_callback(partner.close)
         await partner.open()
 

@@ -23,6 +23,7 @@ from agentrl.points import Ctx
 from agentrl.rollout.parts import Parts
 from agentrl.train import boundary, checkpoint, exam, loop, setup
 from agentrl.train.assemble import assemble, make_exam, make_learner
+from agentrl.train.demands import check_env_partners
 from agentrl.train.demos import conversation_rows
 from agentrl.train.dry_run import dry_run
 from agentrl.train.folder import RunFolder, create, fingerprint, planned
@@ -102,6 +103,7 @@ def evaluate(config: RunConfig, *, sinks: Sequence[Sink], command: str) -> EvalR
     folder = planned(config)
     make_env = setup.env_factory(config.env)
     env = make_env()
+    check_env_partners(config, env)
     tasks = setup.eval_tasks(config, env)
     chat = setup.open_chat(config, env)
     path = model_path(config.model.path)
@@ -138,7 +140,7 @@ async def _played(
 
     ctx = Ctx(step=0, total_steps=1, seed=config.seed)
     async with AsyncExitStack() as opened:
-        await loop.open_parts(opened, parts.engine, parts.pool)
+        await loop.open_parts(opened, parts.engine, parts.pool, parts.partners)
         return await play(sitting.tasks, sitting.plan, sitting.services, ctx, arrived)
 
 

@@ -9,6 +9,7 @@ import pytest
 
 import agentrl
 from agentrl.compose import compose
+from agentrl.config import Plugin
 from agentrl.engine.scripted import ScriptedEngine
 from agentrl.errors import UserError
 from agentrl.plugins import build
@@ -18,6 +19,7 @@ from agentrl.train import setup
 from agentrl.train.demands import check_partners
 from agentrl.trajectory_json import from_line, to_line
 from agentrl.transcript import Origin
+from agentrl_envs.retool_math import RetoolMath
 
 CTX = Ctx(step=0, total_steps=1, seed=0)
 
@@ -108,14 +110,24 @@ def test_a_partner_of_another_vocabulary_is_refused(monkeypatch: pytest.MonkeyPa
     ("words", "message"),
     [
         (("rollout.plan.name=long_short",), "no role of that name"),
-        (("rollout.plan.name=sample",), "its roles: none"),
+        (("rollout.plan.name=sample",), "their roles: none"),
     ],
 )
 def test_a_partner_without_a_role_is_refused(words: tuple[str, ...], message: str) -> None:
     config = compose(["env=retool_math", *words, "rollout.partners.medium.name=self"])
     plan = build("plan", config.rollout.plan, group_size=2)
     with pytest.raises(UserError, match=message):
-        check_partners(config, plan)
+        check_partners(config, plan, RetoolMath())
     if config.rollout.plan.name == "long_short":
         fits = compose(["env=retool_math", *words, "rollout.partners.short.name=self"])
-        check_partners(fits, plan)
+        check_partners(fits, plan, RetoolMath())
+
+
+def test_a_role_of_the_environment_needs_a_partner() -> None:
+    plan = build("plan", Plugin(name="sample"), group_size=2)
+    asking = RetoolMath()
+    asking.partners = ("solver",)
+    lonely = compose(["env=retool_math"])
+    with pytest.raises(UserError, match=r"rollout.partners.solver.model=.* or .*name=self"):
+        check_partners(lonely, plan, asking)
+    check_partners(compose(["env=retool_math", "rollout.partners.solver.name=self"]), plan, asking)
