@@ -118,6 +118,56 @@ def _qa(row: Row) -> Problem:
     return Problem(_text(row, "question"), texts[0], {"answers": texts})
 
 
+def _hotpotqa(row: Row) -> Problem:
+    """HotpotQA and 2WikiMultihopQA: `context` holds (title, sentences) pairs, or two columns."""
+    context = row.values.get("context")
+    columns = _record(context)
+    pairs: list[tuple[JsonValue, JsonValue]]
+    if columns:
+        titles, told = _list(columns.get("title")), columns.get("sentences", columns.get("content"))
+        pairs = list(zip(titles, _list(told), strict=False))
+    else:
+        pairs = [(pair[0], pair[1]) for pair in map(_list, _list(context)) if len(pair) == 2]
+    passages = [
+        _passage(title, " ".join(str(text).strip() for text in _list(texts)))
+        for title, texts in pairs
+    ]
+    facts = row.values.get("supporting_facts")
+    support = [[title] for title in _list(_record(facts).get("title"))] or _list(facts)
+    return _asked(row, passages, support)
+
+
+def _musique(row: Row) -> Problem:
+    """MuSiQue: `paragraphs` of {title, paragraph_text, is_supporting}."""
+    paragraphs = [_record(entry) for entry in _list(row.values.get("paragraphs"))]
+    passages = [_passage(p.get("title"), p.get("paragraph_text")) for p in paragraphs]
+    return _asked(row, passages, [[p.get("title")] for p in paragraphs if p.get("is_supporting")])
+
+
+def _passage(title: JsonValue, text: JsonValue) -> Mapping[str, JsonValue]:
+    return {"title": str(title or ""), "text": str(text or "").strip()}
+
+
+def _asked(
+    row: Row, passages: Sequence[Mapping[str, JsonValue]], support: Sequence[JsonValue]
+) -> Problem:
+    """A question with passages of its own, and the titles of those that answer it."""
+    if not passages:
+        raise UserError(f"{row.where}: no passage can be read; give title and text of each")
+    aliases = [text for text in map(_as_text, _list(row.values.get("answer_aliases"))) if text]
+    answer = _gold(row, "answer")
+    titles = dict.fromkeys(str(fact[0]) for fact in map(_list, support) if fact)
+    extra = {
+        name: row.values[name] for name in ("type", "level") if _is_scalar(row.values.get(name))
+    }
+    told: Mapping[str, JsonValue] = {
+        "answers": [answer, *aliases],
+        "passages": list(passages),
+        "support": list(titles),
+    }
+    return Problem(_text(row, "question"), answer, {**told, **extra})
+
+
 def _chat(row: Row) -> Problem:
     """Nested prompts: the user's messages are the question; system prompts belong to the env."""
     messages = [_record(message) for message in _list(row.values.get("prompt"))]
@@ -183,6 +233,11 @@ def _fits_qa(values: Mapping[str, JsonValue]) -> bool:
     return _has(values, "question") and bool(_list(values.get("answer")))
 
 
+def _fits_hotpotqa(values: Mapping[str, JsonValue]) -> bool:
+    context = values.get("context")
+    return _has(values, "question", "answer") and bool(_list(context) or _record(context))
+
+
 def _fits_chat(values: Mapping[str, JsonValue]) -> bool:
     return bool(_list(values.get("prompt")))
 
@@ -196,6 +251,18 @@ LAYOUTS: Mapping[str, Layout] = {
             "prompt, entry_point, test, canonical_solution",
             lambda values: _has(values, "prompt", "entry_point", "test"),
             _code,
+        ),
+        Layout(
+            "hotpotqa",
+            "question, answer, context: (title, sentences) pairs; also 2WikiMultihopQA",
+            _fits_hotpotqa,
+            _hotpotqa,
+        ),
+        Layout(
+            "musique",
+            "question, answer, paragraphs",
+            lambda values: _has(values, "question", "answer", "paragraphs"),
+            _musique,
         ),
         Layout("gsm8k", "question, answer ending in #### x", _fits_gsm8k, _gsm8k),
         Layout("qa", "question, answer: list of texts", _fits_qa, _qa),

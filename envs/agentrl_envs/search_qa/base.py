@@ -15,7 +15,7 @@ from agentrl.types import JsonValue, Message, Task
 from agentrl.verify.extract import extract_answer
 from agentrl.verify.text_answer import exact_match, token_f1
 from agentrl_envs.families.base import Style
-from agentrl_envs.search_qa.corpora import BORROWED, own_passages
+from agentrl_envs.search_qa.corpora import named, own_passages
 from agentrl_envs.search_qa.lookup import Lookup
 from agentrl_envs.search_qa.overlap import WordOverlap
 from agentrl_envs.search_qa.questions import HOPS, questions
@@ -36,6 +36,7 @@ class SearchOptions:
     world: int
     metric: Metric
     top_k: int
+    observation_chars: int
     max_searches: int
     search_habit: float
     retriever: Mapping[str, JsonValue] | None
@@ -45,13 +46,13 @@ class SearchOptions:
             raise UserError(f"env.hops: choose some of 1, 2 and 3, not {list(self.hops)}")
         if not 0 <= self.search_habit <= 1:
             raise UserError(f"env.search_habit is a probability, not {self.search_habit:g}")
-        if self.people < 8 or self.top_k < 1 or self.max_searches < 1 or self.distractors < 0:
+        if self.people < 8 or self.distractors < 0 or self.observation_chars < 2:
             raise UserError(
-                "env.people is at least 8, env.top_k and env.max_searches at least 1, and "
-                "env.distractors not negative"
+                "env.people is at least 8, env.distractors at least 0, env.observation_chars at "
+                "least 2"
             )
-        if self.retriever is not None and not isinstance(self.retriever.get("name"), str):
-            raise UserError("env.retriever needs a name, such as {name: fts5, path: corpus.db}")
+        if self.top_k < 1 or self.max_searches < 1:
+            raise UserError("env.top_k and env.max_searches are at least 1")
 
 
 class SearchEnv(ToolEnv):
@@ -62,25 +63,27 @@ class SearchEnv(ToolEnv):
     """
 
     def __init__(self, options: SearchOptions, *, max_calls: int, call_s: float) -> None:
-        self._lookup = Lookup(k=options.top_k, style=options.style)
+        self._lookup = Lookup(
+            k=options.top_k, style=options.style, max_chars=options.observation_chars
+        )
         super().__init__((self._lookup,), max_calls=max_calls, call_s=call_s)
         self.options = options
         self.protocol = "search_r1_bare" if options.style == "terse" else "search_r1"
+        self._named = None if options.retriever is None else named(options.retriever)
         self._borrowed: Retriever | None = None
         self._turns = 0
 
     async def open(self, ctx: Context) -> None:
         """Take hold of the named retriever, which all episodes of the process share."""
-        node = self.options.retriever
-        if node is not None and self._borrowed is None:
-            self._borrowed = await BORROWED.borrow(node)
+        if self._named is not None and self._borrowed is None:
+            self._borrowed = await self._named.borrow()
         await super().open(ctx)
 
     async def close(self) -> None:
         """Give the retriever back."""
         borrowed, self._borrowed = self._borrowed, None
-        if borrowed is not None:
-            await BORROWED.give_back(borrowed)
+        if self._named is not None and borrowed is not None:
+            await self._named.give_back()
         await super().close()
 
     def _with_tools(self, tools: Sequence[Tool]) -> Self:
@@ -102,7 +105,7 @@ class SearchEnv(ToolEnv):
     async def reset(self, task: Task, *, seed: int) -> Observation:
         """Ask the question over its corpus. Raises UserError on a task that comes without one."""
         self._turns = 0
-        self._lookup.bind(self._corpus(task))
+        await self._lookup.bind(self._corpus(task))
         return await super().reset(task, seed=seed)
 
     def _corpus(self, task: Task) -> Retriever:
@@ -115,7 +118,7 @@ class SearchEnv(ToolEnv):
         if self._borrowed is None:
             raise UserError(
                 f"task {task.id} brings no passages to search; name a corpus with "
-                "env.retriever.name=fts5 env.retriever.path=FILE"
+                "env.retriever.name=fts5 env.retriever.corpus=FILE"
             )
         return self._borrowed
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import cast
 
-from agentrl.config import Plugin
 from agentrl.errors import UserError
-from agentrl.plugins import build
-from agentrl.retrieval import Passage, Retriever
+from agentrl.retrieval import Passage
 from agentrl.types import JsonValue, Task
+from agentrl_tools.search.named import Named
 
 
 def own_passages(task: Task) -> list[Passage]:
@@ -34,43 +31,15 @@ def _passage(entry: JsonValue, index: int, task: Task) -> Passage:
     return Passage(f"{index:05d}", title, text)
 
 
-@dataclass(frozen=True, slots=True)
-class _Loan:
-    retriever: Retriever
-    holders: int
+def named(node: Mapping[str, JsonValue]) -> Named:
+    """The retriever of `{name: fts5, corpus: FILE, ...}`, shared by all episodes of the process.
 
-
-class Borrowed:
-    """Retrievers by their configuration, one of each, closed when the last episode gives it back.
-
-    An index of gigabytes is opened once for all episodes that are in flight.
+    Raises UserError when it has no name, or a corpus that is not a path.
     """
-
-    def __init__(self) -> None:
-        self._loans: dict[str, _Loan] = {}
-
-    async def borrow(self, node: Mapping[str, JsonValue]) -> Retriever:
-        """The retriever of a node with `name` and its options. Raises UserError on a wrong one."""
-        key = json.dumps(node, sort_keys=True, default=str)
-        loan = self._loans.get(key)
-        if loan is None:
-            loan = _Loan(build("retriever", Plugin.model_validate(dict(node))), 0)
-        self._loans[key] = replace(loan, holders=loan.holders + 1)
-        return loan.retriever
-
-    async def give_back(self, retriever: Retriever) -> None:
-        """Count one holder less."""
-        for key, loan in list(self._loans.items()):
-            if loan.retriever is retriever:
-                if loan.holders > 1:
-                    self._loans[key] = replace(loan, holders=loan.holders - 1)
-                    return
-                del self._loans[key]
-                await retriever.close()
-                return
+    name, corpus = node.get("name"), node.get("corpus")
+    if not isinstance(name, str) or not isinstance(corpus, str | None):
+        raise UserError("env.retriever needs a name, such as {name: fts5, corpus: corpus.jsonl}")
+    return Named(name, {k: v for k, v in node.items() if k not in ("name", "corpus")}, corpus)
 
 
-BORROWED = Borrowed()
-"""Of this process."""
-
-__all__ = ["BORROWED", "Borrowed", "own_passages"]
+__all__ = ["named", "own_passages"]

@@ -34,6 +34,7 @@ class SearchQA(SearchEnv):
         world: int = 0,
         metric: Metric = "em",
         top_k: int = 3,
+        observation_chars: int = 2000,
         max_searches: int = 4,
         max_calls: int = 16,
         call_s: float = 30.0,
@@ -50,19 +51,21 @@ class SearchQA(SearchEnv):
             world: seed of the world.
             metric: `em` exact match, or `f1` of the answer's tokens.
             top_k: passages a search shows.
+            observation_chars: budget of what a search shows in the plain style; the longest
+                passages lose their ends.
             max_searches: turns before the last one, which must answer.
             max_calls: searches per episode, whatever `max_searches` says.
             call_s: seconds one search may take.
             search_habit: how often `expert` goes on at a hop instead of answering too early, for
                 making a model that has something left to learn.
             retriever: where tasks are searched that bring no passages: the `name` of a retriever
-                and its options, such as `{name: fts5, path: corpus.db}`.
+                and its options, such as `{name: fts5, corpus: corpus.jsonl}`.
 
         Raises UserError on a value out of its range.
         """
         options = SearchOptions(
-            style, tuple(hops), distractors, people, world, metric, top_k, max_searches,
-            search_habit, retriever,
+            style, tuple(hops), distractors, people, world, metric, top_k,
+            observation_chars, max_searches, search_habit, retriever,
         )  # fmt: skip
         super().__init__(options, max_calls=max_calls, call_s=call_s)
         self.expert_floor = 0.99 if search_habit == 1 else None

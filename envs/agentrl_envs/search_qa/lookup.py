@@ -1,4 +1,4 @@
-"""The search tool of an episode, over whichever retriever the task needs."""
+"""The search tool of an episode, over whichever corpus the task needs."""
 
 from __future__ import annotations
 
@@ -8,23 +8,21 @@ from typing import final
 from agentrl.context import Context
 from agentrl.errors import ToolError
 from agentrl.retrieval import Hit, Retriever
-from agentrl.types import JsonValue
+from agentrl.types import JsonValue, ToolResult
 from agentrl_envs.families.base import Style
-
-NOTHING = "(nothing found)"
-"""What the model reads when no passage shares a word with its query."""
+from agentrl_tools.search.shown import NOTHING
+from agentrl_tools.search.tool import SearchTool
 
 
 @final
 class Lookup:
     """Searches the corpus of the task that is being asked.
 
-    The environment binds it to a retriever at every reset: unlike a search tool over one corpus, it
-    follows tasks that bring passages of their own.
+    The environment binds it at every reset, because tasks may bring passages of their own; what it
+    finds is shown by `SearchTool`, or in a few bytes to a tiny model.
     """
 
     name = "search"
-    description = "Finds passages about a query."
     parallel = True
     schema: Mapping[str, JsonValue] = {
         "type": "object",
@@ -32,54 +30,59 @@ class Lookup:
         "required": ["query"],
     }
 
-    def __init__(self, *, k: int, style: Style) -> None:
-        """`k` passages at most are shown, as `shown` writes them."""
-        self._k = k
+    def __init__(self, *, k: int, style: Style, max_chars: int) -> None:
+        """`k` passages at most are shown, in `max_chars` characters at most in the plain style."""
         self._style: Style = style
+        self._k, self._max_chars = k, max_chars
+        self._ctx = Context()
         self._retriever: Retriever | None = None
-        self.last: tuple[Hit, ...] = ()
-        """What the last call found."""
+        self._plain: SearchTool | None = None
 
-    def bind(self, retriever: Retriever) -> None:
-        """Search here from now on."""
-        self._retriever, self.last = retriever, ()
+    @property
+    def description(self) -> str:
+        """Addressed to the model."""
+        return f"Finds the {self._k} passages that fit a query best."
+
+    async def bind(self, retriever: Retriever) -> None:
+        """Search here from now on; its owner closes it."""
+        self._retriever = retriever
+        if self._style == "plain":
+            self._plain = SearchTool(retriever=retriever, k=self._k, max_chars=self._max_chars)
+            await self._plain.open(self._ctx)
 
     async def open(self, ctx: Context) -> None:
-        """Nothing to acquire: the environment holds the retriever."""
+        """Remember the episode's deadline; a copy binds itself to its original's corpus."""
+        self._ctx = ctx
+        if self._retriever is not None:
+            await self.bind(self._retriever)
 
-    async def __call__(self, **arguments: JsonValue) -> str:
+    async def __call__(self, **arguments: JsonValue) -> str | ToolResult:
         """The passages found. Raises ToolError on an empty query."""
+        if self._retriever is None:
+            raise ToolError("Nothing is asked yet: reset the environment before searching.")
+        if self._plain is not None:
+            return await self._plain(**arguments)
         query = str(arguments["query"])
         if not query.strip():
             raise ToolError("The query is empty.")
-        if self._retriever is None:
-            raise RuntimeError("reset() the environment before searching")
         (hits,) = await self._retriever.search([query], k=self._k)
-        self.last = tuple(hits)
-        return shown(hits, self._style)
+        return terse(hits)
 
     async def fork(self, n: int) -> list[Lookup]:
-        """Copies over the same retriever, which nobody writes to."""
-        copies = [Lookup(k=self._k, style=self._style) for _ in range(n)]
+        """Copies over the same corpus, which nobody writes to; yet to be opened."""
+        copies = [Lookup(k=self._k, style=self._style, max_chars=self._max_chars) for _ in range(n)]
         for copy in copies:
-            copy._retriever, copy.last = self._retriever, self.last
+            copy._retriever = self._retriever
         return copies
 
     async def close(self) -> None:
-        """Let go of the retriever; its owner closes it."""
-        self._retriever = None
+        """Let go of the corpus."""
+        self._retriever = self._plain = None
 
 
-def shown(hits: Sequence[Hit], style: Style) -> str:
-    """The hits, best first: Search-R1's `Doc i(Title: t) text` lines, or bare ones."""
-    if not hits:
-        return NOTHING
-    if style == "terse":
-        return "\n".join(f"{hit.passage.title}: {hit.passage.text}" for hit in hits)
-    lines = (
-        f"Doc {i}(Title: {hit.passage.title}) {hit.passage.text}" for i, hit in enumerate(hits, 1)
-    )
-    return "\n".join(lines)
+def terse(hits: Sequence[Hit]) -> str:
+    """`title: text` a line, best first."""
+    return "\n".join(f"{hit.passage.title}: {hit.passage.text}" for hit in hits) or NOTHING
 
 
-__all__ = ["NOTHING", "Lookup", "shown"]
+__all__ = ["Lookup", "terse"]

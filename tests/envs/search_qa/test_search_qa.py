@@ -103,7 +103,7 @@ def test_a_question_is_answered_by_walking_the_facts() -> None:
 
 
 def test_plain_questions_nest_their_relations() -> None:
-    tasks = [t for t in islice(SearchQA(people=60).tasks("train", seed=0), 200)]
+    tasks = islice(SearchQA(people=60).tasks("train", seed=0), 200)
     (task,) = [t for t in tasks if t.metadata["relations"] == ["home", "mayor"]][:1]
     start = task.metadata["path"][0]  # type: ignore[index]
     assert task.question == f"Who is the mayor of the town in which {start} lives?"
@@ -114,7 +114,7 @@ async def test_search_shows_the_best_passages_and_the_answer_ends() -> None:
         SearchQA(top_k=2), DOGS, "<search> Rex fed by </search>", "<answer> robert bob. </answer>"
     )
     assert search.observation[0].content == (
-        "Doc 1(Title: Rex) Rex is fed by Bob.\nDoc 2(Title: Ada) Ada owns Rex."
+        'Doc 1(Title: "Rex") Rex is fed by Bob.\nDoc 2(Title: "Ada") Ada owns Rex.'
     )
     assert answer[1:4] == (1.0, True, False)
     assert answer.info.answer == "robert bob."
@@ -141,7 +141,7 @@ async def test_past_the_last_search_only_an_answer_counts() -> None:
 
 async def test_a_query_without_a_known_word_is_told() -> None:
     (step,) = await played(SearchQA(), DOGS, "<search> ?? </search>")
-    assert step.observation[0].content == "(nothing found)"
+    assert step.observation[0].content == "Nothing was found; try other words."
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ async def test_a_copy_goes_on_by_itself() -> None:
     await env.step(search)
     (copy,) = await env.fork(1)
     await copy.open(Context())
-    assert (await copy.step(search)).observation[0].content.startswith("Doc 1(Title: Ada)")
+    assert (await copy.step(search)).observation[0].content.startswith('Doc 1(Title: "Ada")')
     assert (await copy.step(search)).truncated
     assert not (await env.step(search)).truncated
 
