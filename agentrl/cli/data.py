@@ -8,7 +8,9 @@ import click
 
 from agentrl.cli.lazy import LazyGroup
 
-SUBCOMMANDS: Mapping[str, str] = {}
+SUBCOMMANDS: Mapping[str, str] = {
+    "index": "Build a search index of a corpus.",
+}
 """Command -> its summary, in the order shown."""
 
 

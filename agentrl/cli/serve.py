@@ -8,7 +8,11 @@ import click
 
 from agentrl.cli.lazy import LazyGroup
 
-SUBCOMMANDS: Mapping[str, str] = {}
+SUBCOMMANDS: Mapping[str, str] = {
+    "mcp": "Serve tools as an MCP server.",
+    "tools": "Serve tools to verl-tool's trainers.",
+    "retriever": "Serve a search index as Search-R1's retrieval server does (POST /retrieve).",
+}
 """Command -> its summary, in the order shown."""
 
 

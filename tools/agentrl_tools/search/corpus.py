@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from agentrl.errors import UserError
-from agentrl.retrieval import Passage
+from agentrl.retrieval import Passage, split_contents
 from agentrl.types import JsonValue
 
 Told = Callable[[int], None]
@@ -99,7 +99,9 @@ def passage_of(line: bytes | str, where: str) -> Passage:
     try:
         row: object = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{where}: no JSON object ({error}); mend or delete the line") from None
+        column = f", column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+        told = error.msg if isinstance(error, json.JSONDecodeError) else error
+        raise UserError(f"{where}{column}: no JSON ({told}); mend or delete the line") from None
     if not isinstance(row, dict):
         raise UserError(f"{where}: {type(row).__name__} instead of a JSON object")
     fields = cast("dict[str, JsonValue]", row)
@@ -130,27 +132,10 @@ def one_line(title: str) -> str:
     return " ".join(title.split())
 
 
-def split_contents(contents: str) -> tuple[str, str]:
-    """Title and text: the first line without its quotes, then the rest; no title on one line."""
-    first, newline, rest = contents.partition("\n")
-    if not newline:
-        return "", contents
-    quoted = len(first) > 1 and first.startswith('"') and first.endswith('"')
-    return (first[1:-1] if quoted else first), rest
-
-
-def contents_of(passage: Passage) -> str:
-    """As Search-R1 stores and serves it; `split_contents` gives title and text back."""
-    if not passage.title and "\n" not in passage.text:
-        return passage.text
-    return f'"{passage.title}"\n{passage.text}'
-
-
 __all__ = [
     "STARTER",
     "Told",
     "checked",
-    "contents_of",
     "empty",
     "one_line",
     "passage_of",
@@ -158,5 +143,4 @@ __all__ = [
     "read_corpus",
     "read_lines",
     "repeated",
-    "split_contents",
 ]
