@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
-import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
@@ -16,13 +14,13 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agentrl import __version__
 from agentrl.errors import SandboxError
 from agentrl.sandbox import OneShot, SandboxPool
 from agentrl.serve import fusion
 from agentrl.serve.body import BadRequest, number, read_json, text
+from agentrl.serve.door import Bearer, reply
 from agentrl.serve.sessions import Leases
 from agentrl.types import JsonValue
 
@@ -67,27 +65,8 @@ def sandbox_app(pool: SandboxPool, rules: Rules) -> Starlette:
         Middleware(TrustedHostMiddleware, allowed_hosts=list(rules.hosts), www_redirect=False)
     ]
     if rules.token is not None:
-        middleware.append(Middleware(_Bearer, token=rules.token))
+        middleware.append(Middleware(Bearer, token=rules.token))
     return Starlette(routes=api.routes(), middleware=middleware, lifespan=lifespan)
-
-
-class _Bearer:
-    """Lets in who shows the token; compared in constant time."""
-
-    def __init__(self, app: ASGIApp, token: str) -> None:
-        self._app = app
-        self._wanted = f"Bearer {token}".encode()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            shown = dict(scope["headers"]).get(b"authorization", b"")
-            if not hmac.compare_digest(shown, self._wanted):
-                refused = _reply(
-                    {"error": "this server wants its token as `Authorization: Bearer`"}, 401
-                )
-                await refused(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
 
 
 class _Api:
@@ -186,7 +165,7 @@ class _Api:
             try:
                 body = await self._body(request)
             except BadRequest as error:
-                return _reply({"error": error.message, "detail": error.message}, error.status)
+                return reply({"error": error.message, "detail": error.message}, error.status)
             return await _while_connected(request, _answered(handler(body)))
 
         return endpoint
@@ -198,11 +177,11 @@ class _Api:
 async def _answered(work: Awaitable[_Answer]) -> Response:
     """Faults as answers: the request's own as 4xx, the box's as 503."""
     try:
-        return _reply(await work)
+        return reply(await work)
     except BadRequest as error:
-        return _reply({"error": error.message, "detail": error.message}, error.status)
+        return reply({"error": error.message, "detail": error.message}, error.status)
     except SandboxError as error:
-        return _reply({"error": str(error)}, 503, {"Retry-After": "1"})
+        return reply({"error": str(error)}, 503, {"Retry-After": "1"})
 
 
 def _plain(handler: Callable[[Request], Awaitable[_Answer]]) -> _Endpoint:
@@ -231,13 +210,6 @@ async def _while_connected(request: Request, work: Coroutine[None, None, Respons
 
 def _told(error: BadRequest | SandboxError) -> str:
     return error.message if isinstance(error, BadRequest) else str(error)
-
-
-def _reply(
-    content: _Answer, status: int = 200, headers: Mapping[str, str] | None = None
-) -> Response:
-    # Plain ASCII: lone surrogates are legal in JSON's escapes, in UTF-8 they are not.
-    return Response(json.dumps(content), status, headers, media_type="application/json")
 
 
 __all__ = ["PROTOCOL", "Rules", "sandbox_app"]

@@ -8,7 +8,6 @@ and beyond it only with a token or on the explicit word that none is wanted.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import os
 import socket
@@ -19,6 +18,7 @@ from agentrl.config import Plugin
 from agentrl.errors import SetupError, UserError
 from agentrl.plugins import build
 from agentrl.sandbox import SandboxPool
+from agentrl.serve.running import is_loopback
 
 TOKEN_ENV = "AGENTRL_SANDBOX_TOKEN"
 _GRACE_S = 10
@@ -52,7 +52,7 @@ def serve(
     when the server's packages are missing, SandboxUnavailable when the pool cannot open here.
     """
     token = os.environ.get(token_env) or None
-    local = _is_loopback(host)
+    local = is_loopback(host)
     if not local and token is None and not allow_no_token:
         raise UserError(
             f"whoever reaches {host} could run code on this machine: set ${token_env} to a secret "
@@ -117,15 +117,6 @@ def server_of(
         timeout_keep_alive=30,
     )
     return uvicorn.Server(config)
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def listen(host: str, port: int) -> socket.socket:
