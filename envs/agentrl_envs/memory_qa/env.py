@@ -27,19 +27,16 @@ from agentrl_envs.memory_qa.language import (
     answer_turn,
     manager_prompt,
     operations_turn,
-    question_of,
     read_answer,
 )
 from agentrl_envs.memory_qa.locomo import locomo_tasks
 from agentrl_envs.memory_qa.names import names_of
 from agentrl_envs.memory_qa.retrieval import for_answer
-from agentrl_envs.memory_qa.story import KINDS, LEAST_SLOTS, SPLITS, Author, Kind, Shape, to_json
-from agentrl_tools.memory import Entry, MemoryBank, apply, parse_operations
+from agentrl_envs.memory_qa.story import KINDS, LEAST_SLOTS, SPLITS, Author, Kind, Shape
+from agentrl_envs.memory_qa.stream import generated
+from agentrl_tools.memory import Entry, MemoryBank, Operation, apply, parse_operations
 
 POLICY, EXACT = "policy", "exact"
-
-FRESH = 4096
-"""A stream avoids the ids among its last tasks, counted up to this many at a time."""
 
 
 @final
@@ -162,7 +159,7 @@ class MemoryQA(Env):
 
     def _exact(
         self, task: Task, dialogue: Dialogue, bank: MemoryBank, at: int, seed: int
-    ) -> tuple[object, ...]:
+    ) -> tuple[Operation, ...]:
         rng = Random(derive("care", seed, task.id, at))
         return dialogue.exact(bank.entries(), at, care=self.care, rng=rng)
 
@@ -172,7 +169,9 @@ class MemoryQA(Env):
         if self._at < len(dialogue.sessions):
             session = dialogue.sessions[self._at]
             known = bank.related("\n".join(session.lines), k=self.related)
-            return (Message("user", manager_prompt(known, session.lines, session.when, self.style)),)
+            return (
+                Message("user", manager_prompt(known, session.lines, session.when, self.style)),
+            )
         found = for_answer(bank, task.question, dialogue.speakers, k=self.retrieved)
         return (Message("user", answer_prompt(found, task.question, self.style)),)
 
@@ -234,34 +233,11 @@ class MemoryQA(Env):
             raise UserError(f"memory_qa has the splits {', '.join(SPLITS)}, not {split!r}")
         if self.locomo is not None:
             return cycle(locomo_tasks(self.locomo, split))
-        stream = self._stream(split, Random(derive("memory_qa", seed, split)))
+        author = Author(names_of(split, self.style), STYLES[self.style], self.shape)
+        stream = generated(author, self.kinds, self.style, Random(derive("memory_qa", seed, split)))
         if split != "train":
             return stream
         return cycle([next(stream) for _ in range(self.train_questions)])
-
-    def _stream(self, split: str, rng: Random) -> Iterator[Task]:
-        author = Author(names_of(split, self.style), STYLES[self.style], self.shape)
-        seen: set[str] = set()
-        while True:
-            for kind in self.kinds:
-                task = self._fresh(author, kind, rng, seen)
-                seen.add(task.id)
-                yield task
-            if len(seen) > FRESH:
-                seen.clear()
-
-    def _fresh(self, author: Author, kind: Kind, rng: Random, seen: set[str]) -> Task:
-        task = self._task_of(author, kind, rng)
-        for _ in range(20):  # a tiny world may have run out of new ones
-            if task.id not in seen:
-                break
-            task = self._task_of(author, kind, rng)
-        return task
-
-    def _task_of(self, author: Author, kind: Kind, rng: Random) -> Task:
-        story = author.story(kind, rng)
-        name = f"memory_qa/{kind}/{story.digest}"
-        return Task(name, question_of(story, self.style), story.answer, to_json(story))
 
     def expert(self, task: Task, *, seed: int) -> Iterable[str]:
         """The turns of the exact manager and answerer, hasty at times where `care` is below 1.
@@ -270,7 +246,9 @@ class MemoryQA(Env):
         """
         dialogue = dialogue_of(task, self.style)
         if dialogue.story is None:
-            raise UserError("memory_qa's expert plays generated tasks only, not those of env.locomo")
+            raise UserError(
+                "memory_qa's expert plays generated tasks only, not those of env.locomo"
+            )
         bank = MemoryBank()
         mine = self._managed(task, dialogue)
         turns: list[str] = []

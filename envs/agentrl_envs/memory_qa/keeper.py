@@ -9,7 +9,7 @@ Memory-R1 (arXiv:2508.19828, figure 1) shows an untrained one do.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 from agentrl_envs.memory_qa.facts import Attribute, Fact
@@ -21,7 +21,7 @@ from agentrl_tools.memory import Entry, Operation
 class Belief:
     """What a bank says about one person and attribute."""
 
-    fact: Fact = Fact()
+    fact: Fact = field(default_factory=Fact)
     ids: tuple[int, ...] = ()
     """Memories that say it, oldest first."""
 
@@ -86,9 +86,7 @@ def hasty(event: Event, fact: Fact, rng: Random) -> Fact:
     return Fact((event.value,)) if event.happening == "change" else Fact()
 
 
-def _rewritten(
-    person: str, attribute: Attribute, old: Belief, fact: Fact
-) -> Sequence[Operation]:
+def _rewritten(person: str, attribute: Attribute, old: Belief, fact: Fact) -> Sequence[Operation]:
     """The operations that bring a bank from one belief to another."""
     if fact == old.fact:
         return ()

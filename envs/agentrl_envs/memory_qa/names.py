@@ -8,7 +8,24 @@ from itertools import product
 from agentrl_envs.memory_qa.facts import Style
 from agentrl_envs.memory_qa.story import split_of
 
-_FIRST = ("Ba", "Ce", "Da", "Fe", "Ga", "Ho", "Ja", "Ki", "Lo", "Ma", "No", "Pe", "Ra", "So", "Ti", "Vi")
+_FIRST = (
+    "Ba",
+    "Ce",
+    "Da",
+    "Fe",
+    "Ga",
+    "Ho",
+    "Ja",
+    "Ki",
+    "Lo",
+    "Ma",
+    "No",
+    "Pe",
+    "Ra",
+    "So",
+    "Ti",
+    "Vi",
+)
 _LAST = ("bel", "dris", "fan", "gor", "lin", "mira", "nok", "rell", "sha", "tov", "vane", "zo")
 
 

@@ -126,7 +126,9 @@ def world(sessions: Sequence[Sequence[Event]]) -> dict[Key, Fact]:
 
 def split_of(person: str) -> Split:
     """The one split in which a person may appear: 6, 1 and 3 of 10."""
-    place = int.from_bytes(blake2b(person.encode(), digest_size=4, person=b"memory_qa").digest()) % 10
+    place = (
+        int.from_bytes(blake2b(person.encode(), digest_size=4, person=b"memory_qa").digest()) % 10
+    )
     return "train" if place < 6 else "validation" if place == 6 else "test"
 
 
@@ -173,7 +175,9 @@ class Author:
         """Something that may be told next."""
         unused = [v for v in attribute.values if v not in (*fact.values, fact.before)]
         if not attribute.many:
-            return Event("change" if fact.values else "tell", person, attribute.name, rng.choice(unused))
+            return Event(
+                "change" if fact.values else "tell", person, attribute.name, rng.choice(unused)
+            )
         if fact.values and (rng.random() < 0.35 or not unused or len(fact.values) == 3):
             return Event("remove", person, attribute.name, rng.choice(fact.values))
         return Event("add", person, attribute.name, rng.choice(unused))

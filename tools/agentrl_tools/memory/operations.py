@@ -147,7 +147,9 @@ def _items(text: str) -> Sequence[object]:
 
 
 def _of_item(item: object) -> Operation:
-    node = cast("Mapping[str, object]", item) if isinstance(item, Mapping) else {}
+    node: Mapping[str, object] = (
+        cast("Mapping[str, object]", item) if isinstance(item, Mapping) else dict[str, object]()
+    )
     event = EVENTS.get(str(node.get("event", "")).upper())
     if event is None:
         raise ParseError(f"An operation's event is ADD, UPDATE, DELETE or NONE. Write {_SHAPE}")
