@@ -1,0 +1,130 @@
+"""The gateway's sockets: a server that runs beside other work, or until Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from agentrl.errors import SetupError, UserError
+from agentrl.serve.sandbox_server import listen
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+GRACE_S = 10
+"""What running requests get to end."""
+MAX_REQUESTS = 2048
+LOCAL = ("127.0.0.1", "localhost", "[::1]", "::1")
+
+
+def need_packages() -> None:
+    """Raise SetupError where the server's packages are missing."""
+    try:
+        import starlette
+        import uvicorn
+    except ImportError as error:
+        raise SetupError(
+            f"the gateway needs {error.name}: pip install 'agentrl-framework[serve]'"
+        ) from error
+    del starlette, uvicorn
+
+
+def token_for(host: str, token_env: str, *, allow_no_token: bool) -> str | None:
+    """The token that clients must show; None when none is asked for.
+
+    Raises UserError for a server that would be open to a whole network.
+    """
+    token = os.environ.get(token_env) or None
+    if token is None and not is_loopback(host) and not allow_no_token:
+        raise UserError(
+            f"whoever reaches {host} could use this model and its tools: set ${token_env} to a "
+            "secret that clients send as API key, or say --allow-no-token if the network is closed"
+        )
+    return token
+
+
+def is_loopback(host: str) -> bool:
+    """Only this machine can connect."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def allowed_hosts(host: str) -> tuple[str, ...]:
+    """Names by which clients may address a server that listens on `host`."""
+    return LOCAL if is_loopback(host) else ("*",)
+
+
+def url_of(host: str, port: int) -> str:
+    """The root of a server, without a path."""
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+@asynccontextmanager
+async def listening(app: Starlette, host: str = "127.0.0.1", port: int = 0) -> AsyncGenerator[str]:
+    """Serve beside what the block does; gives the root URL. Signals stay with the process.
+
+    Requests that still run when the block ends get `GRACE_S`. Raises UserError for an address that
+    cannot be listened on.
+    """
+    with listen(host, port) as socket:
+        server = _server(app, GRACE_S)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(server.serve(sockets=[socket]))
+            try:
+                yield url_of(host, socket.getsockname()[1])
+            finally:
+                server.should_exit = True
+
+
+async def run_until_signal(app: Starlette, socket: Any) -> None:
+    """Serve on an open socket until SIGINT or SIGTERM."""
+    import uvicorn
+
+    await uvicorn.Server(_config(app, GRACE_S)).serve(sockets=[socket])
+
+
+def _server(app: Starlette, grace_s: int) -> Any:
+    import uvicorn
+
+    class Quiet(uvicorn.Server):
+        """Leaves the process's signal handlers alone."""
+
+        @contextmanager
+        def capture_signals(self) -> Generator[None]:
+            yield
+
+    return Quiet(_config(app, grace_s))
+
+
+def _config(app: Starlette, grace_s: int) -> Any:
+    import uvicorn
+
+    return uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        ws="none",
+        limit_concurrency=MAX_REQUESTS,
+        timeout_graceful_shutdown=grace_s,
+        timeout_keep_alive=30,
+    )
+
+
+__all__ = [
+    "allowed_hosts",
+    "is_loopback",
+    "listening",
+    "need_packages",
+    "run_until_signal",
+    "token_for",
+    "url_of",
+]
