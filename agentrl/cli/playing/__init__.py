@@ -1,0 +1,1 @@
+"""Being the agent: what `agentrl run` is made of."""
