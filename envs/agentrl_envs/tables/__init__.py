@@ -1,0 +1,1 @@
+"""Questions over tables, after TaTToo (arXiv:2510.06217)."""
