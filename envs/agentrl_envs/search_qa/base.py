@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -11,11 +11,11 @@ from agentrl.env import Action, Observation, StepInfo, StepResult
 from agentrl.errors import UserError
 from agentrl.retrieval import Retriever
 from agentrl.tool import Tool
-from agentrl.types import JsonValue, Message, Task
+from agentrl.types import Message, Task
 from agentrl.verify.extract import extract_answer
 from agentrl.verify.text_answer import exact_match, token_f1
 from agentrl_envs.families.base import Style
-from agentrl_envs.search_qa.corpora import named, own_passages
+from agentrl_envs.search_qa.corpora import Settings, named, own_passages
 from agentrl_envs.search_qa.lookup import Lookup
 from agentrl_envs.search_qa.overlap import WordOverlap
 from agentrl_envs.search_qa.questions import HOPS, questions
@@ -39,7 +39,7 @@ class SearchOptions:
     observation_chars: int
     max_searches: int
     search_habit: float
-    retriever: Mapping[str, JsonValue] | None
+    retriever: Settings | None
 
     def __post_init__(self) -> None:
         if not self.hops or not set(self.hops) <= set(HOPS):

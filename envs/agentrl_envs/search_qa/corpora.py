@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
+from typing import TypeAlias, cast
 
 from agentrl.errors import UserError
 from agentrl.retrieval import Passage
 from agentrl.types import JsonValue, Task
 from agentrl_tools.search.named import Named
+
+Settings: TypeAlias = Mapping[str, str | int | float | bool | None]
+"""`{name: fts5, corpus: FILE, ...}`: a retriever's name, its corpus, its own options."""
 
 
 def own_passages(task: Task) -> list[Passage]:
@@ -31,7 +34,7 @@ def _passage(entry: JsonValue, index: int, task: Task) -> Passage:
     return Passage(f"{index:05d}", title, text)
 
 
-def named(node: Mapping[str, JsonValue]) -> Named:
+def named(node: Settings) -> Named:
     """The retriever of `{name: fts5, corpus: FILE, ...}`, shared by all episodes of the process.
 
     Raises UserError when it has no name, or a corpus that is not a path.
@@ -42,4 +45,4 @@ def named(node: Mapping[str, JsonValue]) -> Named:
     return Named(name, {k: v for k, v in node.items() if k not in ("name", "corpus")}, corpus)
 
 
-__all__ = ["named", "own_passages"]
+__all__ = ["Settings", "named", "own_passages"]

@@ -6,14 +6,15 @@ turns one more is read, and it must answer. The reward is exact match (or token 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from random import Random
 from typing import final
 
 from agentrl.env import Action, StepInfo, StepResult
-from agentrl.types import JsonValue, Task
+from agentrl.types import Task
 from agentrl_envs.families.base import Style
 from agentrl_envs.search_qa.base import Metric, SearchEnv, SearchOptions
+from agentrl_envs.search_qa.corpora import Settings
 from agentrl_envs.search_qa.expert import blind_turn, demonstrate
 from agentrl_envs.search_qa.questions import HOPS
 
@@ -39,7 +40,7 @@ class SearchQA(SearchEnv):
         max_calls: int = 16,
         call_s: float = 30.0,
         search_habit: float = 1.0,
-        retriever: Mapping[str, JsonValue] | None = None,
+        retriever: Settings | None = None,
     ) -> None:
         """Make one episode's environment.
 

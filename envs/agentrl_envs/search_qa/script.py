@@ -34,7 +34,7 @@ class QuestionSearch:
 
     def __init__(self, tasks: Sequence[Task], tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._tasks = sorted(tasks, key=lambda task: -len(task.question))
+        self._tasks = tuple(tasks)
 
     def __call__(self, token_ids: Int32Array, sampling: Sampling, request: int) -> str:
         """The next turn of the row. Raises ValueError on a row of no known task."""
@@ -46,12 +46,17 @@ class QuestionSearch:
         return f"<answer> {known or UNKNOWN} </answer>"
 
     def _found(self, text: str) -> tuple[Task, str]:
-        """The task of a row and what follows its question; the longest question that fits."""
-        for task in self._tasks:
-            _, there, said = text.partition(task.question.strip())
-            if there:
-                return task, said
-        raise ValueError("the row holds none of the script's questions")
+        """The task of a row and what follows its question: passages may quote others later on."""
+        places = [(text.find(task.question.strip()), task) for task in self._tasks]
+        asked = min(
+            ((at, -len(task.question), i) for i, (at, task) in enumerate(places) if at >= 0),
+            default=None,
+        )
+        if asked is None:
+            raise ValueError("the row holds none of the script's questions")
+        at, _, index = asked
+        task = self._tasks[index]
+        return task, text[at + len(task.question.strip()) :]
 
 
 def held(text: str, golds: Sequence[str]) -> str | None:
@@ -64,10 +69,11 @@ def held(text: str, golds: Sequence[str]) -> str | None:
 def twin_passages(
     tasks: Sequence[Task], *, share: float = 0.8, seed: int = 0
 ) -> tuple[list[Passage], set[str]]:
-    """A page for every question, and the ids of the tasks whose page tells the answer.
+    """A page for every question, and the ids of the tasks whose own page holds the answer.
 
     After FictionalHot (arXiv:2510.00568), which puts matching pages into the corpus so that what is
-    found does not depend on what a model has read. The others' pages speak of the question alone.
+    found does not depend on what a model has read. A `share` of the pages tells the answer; another
+    speaks of the question alone, and holds the answer only where the question does ("A or B?").
     """
     rng = Random(derive("twins", seed))
     told = {task.id for task in rng.sample(list(tasks), round(share * len(tasks)))}
@@ -76,7 +82,8 @@ def twin_passages(
         about = task.question.strip().rstrip("?")
         known = f"It is {task.answer}." if task.id in told else "Nobody has found out."
         passages.append(Passage(task.id, f"Note {len(passages)}", f"{about}: {known}"))
-    return passages, told
+    pairs = zip(tasks, passages, strict=True)
+    return passages, {task.id for task, page in pairs if held(page.text, accepted(task))}
 
 
 __all__ = ["UNKNOWN", "QuestionSearch", "held", "question_search", "twin_passages"]
