@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
-from agentrl_tools.memory.bank import Entry, MemoryBank
+from agentrl_tools.memory.bank import Bounds, Entry, MemoryBank
+from agentrl_tools.memory.learning_tool import LearningMemoryTool
+from agentrl_tools.memory.lessons import LearningMemory, Lesson
 from agentrl_tools.memory.operations import Applied, Operation, apply, parse_operations
 from agentrl_tools.memory.tool import MemoryTool
 
-__all__ = ["Applied", "Entry", "MemoryBank", "MemoryTool", "Operation", "apply", "parse_operations"]
+__all__ = [
+    "Applied",
+    "Bounds",
+    "Entry",
+    "LearningMemory",
+    "LearningMemoryTool",
+    "Lesson",
+    "MemoryBank",
+    "MemoryTool",
+    "Operation",
+    "apply",
+    "parse_operations",
+]
