@@ -69,7 +69,10 @@ def test_the_question_that_stands_first_is_the_rows_own() -> None:
 def test_fifty_of_hotpotqa_are_right_where_the_corpus_tells(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exactly the questions whose page holds the answer, one search each, through `agentrl eval`."""
+    """One search each, through `agentrl eval`: right iff a page that was found names the answer.
+
+    So are the 44 whose own page does, and one whose answer another page happens to name.
+    """
     if not HOTPOT.exists():
         pytest.skip("needs ../shared/data/hotpotqa.jsonl")
     tasks = load_tasks(str(HOTPOT))
@@ -82,12 +85,17 @@ def test_fifty_of_hotpotqa_are_right_where_the_corpus_tells(
         env.retriever.corpus={corpus} data.path={HOTPOT} data.limit=50 eval.tasks=50
         engine=scripted engine.script=question_search dir={folder} --json"""
     assert run(words.split()) == 0
-    played = [from_line(line) for line in (folder / "trajectories.jsonl").open()]
+    played = [from_line(line) for line in (folder / "trajectories.jsonl").read_text().splitlines()]
     assert len(played) == 50
-    assert {t.task.id for t in played if t.correct} == told & {t.id for t in tasks[:50]}
+    right = {t.task.id for t in played if t.correct}
+    told &= {t.task.id for t in played}
+    assert (len(told), len(right - told)) == (44, 1)
+    assert told <= right
+    golds = {t.task.id: t.task.metadata["answers"] for t in played}
+    assert {t.task.id for t in played if held(t.calls[0].content, golds[t.task.id])} == right  # type: ignore[arg-type]
     assert {t.n_calls for t in played} == {1}
     report = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
-    assert report["accuracy"]["value"] == len(told & {t.id for t in tasks[:50]}) / 50
+    assert report["accuracy"] == 45 / 50
 
 
 def test_a_wrong_retriever_is_a_sentence(tmp_path: Path) -> None:
