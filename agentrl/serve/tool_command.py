@@ -37,6 +37,11 @@ class Command:
         """A session's tools."""
         return [build_tool(node) for node in self.tools]
 
+    def only(self, name: str) -> bool:
+        """Whether that is the one tool named."""
+        names = [node if isinstance(node, str) else node.name for node in self.tools]
+        return names == [name]
+
     def listening(self, host: str, port: int) -> socket.socket:
         """A listening socket. Raises UserError."""
         return listen(host, port)

@@ -79,6 +79,11 @@ class ToolSessions:
     def __len__(self) -> int:
         return len(self._sessions)
 
+    def calls(self, name: str) -> int:
+        """Calls made in a session so far."""
+        session = self._sessions.get(name)
+        return 0 if session is None else session.calls
+
     async def call(self, name: str, call: ToolCall, timeout_s: float) -> ToolResult:
         """One call in a session. Raises WorldFault, Busy when no session can be opened."""
         session = await self.get(name)
