@@ -9,6 +9,7 @@ import click
 from agentrl.cli.lazy import LazyGroup
 
 SUBCOMMANDS: Mapping[str, str] = {
+    "gateway": "Serve an agent to OpenAI's clients, or record their conversations for training.",
     "mcp": "Serve tools as an MCP server.",
     "tools": "Serve tools to verl-tool's trainers.",
     "retriever": "Serve a search index as Search-R1's retrieval server does (POST /retrieve).",

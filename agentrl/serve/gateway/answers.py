@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from secrets import token_hex
 from time import time
@@ -15,6 +15,8 @@ from agentrl.serve.gateway.wire import ApiError, call_json, message_json
 from agentrl.transcript import Int32Array
 from agentrl.types import JsonValue, Message
 
+Push = Callable[[bytes], Awaitable[None]]
+"""Sends one event to the client."""
 DONE = b"data: [DONE]\n\n"
 """Ends a stream."""
 
@@ -168,6 +170,7 @@ __all__ = [
     "DONE",
     "Choice",
     "Head",
+    "Push",
     "Usage",
     "chunk",
     "completion",

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hmac
 import json
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from time import time
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -102,13 +102,7 @@ class _Api:
         asked = read_request(await self._body(request))
         if not asked.stream:
             return _reply(await while_connected(request, self._backend.complete(asked, who)))
-        events = self._backend.stream(asked, who)
-        try:
-            first = await while_connected(request, _next(events))
-        except BaseException:
-            await events.aclose()
-            raise
-        return EventStream(first, events, sorted_fault)
+        return EventStream(lambda push: self._backend.stream(asked, who, push), _failed)
 
     async def create(self, request: Request, who: str) -> Response:
         """A new session."""
@@ -138,7 +132,7 @@ class _Api:
             except HungUp:
                 return Response(status_code=HUNG_UP)
             except Exception as error:  # noqa: BLE001  the border: the client is told, the log too
-                return _refused(sorted_fault(error))
+                return _failed(error)
 
         return endpoint
 
@@ -163,6 +157,8 @@ def _cut(shown: str, wanted: str) -> tuple[str, str, str]:
 
 def sorted_fault(error: Exception) -> ApiError:
     """What the client is told: its own mistakes as they are, ours without their insides."""
+    if isinstance(error, ExceptionGroup):
+        return sorted_fault(cast("ExceptionGroup[Exception]", error).exceptions[0])
     if isinstance(error, ApiError):
         return error
     if isinstance(error, UserError):
@@ -173,10 +169,6 @@ def sorted_fault(error: Exception) -> ApiError:
     return ApiError(f"internal error: {type(error).__name__}", status=500, code="internal_error")
 
 
-async def _next(events: AsyncGenerator[bytes]) -> bytes:
-    return await anext(events)
-
-
 async def _healthy(request: Request) -> Response:
     return Response("ok\n")
 
@@ -185,6 +177,10 @@ async def _nowhere(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 404
     told = f"there is no {request.method} {request.url.path} here"
     return _refused(ApiError(told, status=status, code="unknown_url"))
+
+
+def _failed(error: Exception) -> Response:
+    return _refused(sorted_fault(error))
 
 
 def _refused(error: ApiError) -> Response:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from typing import Protocol
 
 from agentrl.chat.base import Tokenizer
@@ -10,6 +10,7 @@ from agentrl.serve.gateway.answers import (
     DONE,
     Choice,
     Head,
+    Push,
     Usage,
     completion,
     ids_json,
@@ -30,8 +31,8 @@ class Backend(Protocol):
         """The whole answer; `who` names the session. Raises ApiError."""
         ...
 
-    def stream(self, request: ChatRequest, who: str) -> AsyncGenerator[bytes]:
-        """The answer as server-sent events. Raises ApiError."""
+    async def stream(self, request: ChatRequest, who: str, push: Push) -> None:
+        """The answer as server-sent events. Raises ApiError, at best before the first."""
         ...
 
 
@@ -66,14 +67,14 @@ class Recording:
             extra["prompt_token_ids"] = ids_json(turn.prompt_ids)
         return completion(Head(self._name), [self._choice(request, turn)], _usage(turn), extra)
 
-    async def stream(self, request: ChatRequest, who: str) -> AsyncGenerator[bytes]:
+    async def stream(self, request: ChatRequest, who: str, push: Push) -> None:
         """See `Backend.stream`; a turn is sent when it has been written."""
         turn, head = await self._sessions.find(who).complete(request), Head(self._name)
         for piece in message_chunks(head, self._choice(request, turn)):
-            yield piece
+            await push(piece)
         if request.include_usage:
-            yield usage_chunk(head, _usage(turn))
-        yield DONE
+            await push(usage_chunk(head, _usage(turn)))
+        await push(DONE)
 
     def _choice(self, request: ChatRequest, turn: Turn) -> Choice:
         extra: dict[str, JsonValue] = {}

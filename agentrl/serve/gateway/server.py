@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import os
+import signal
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -84,30 +85,36 @@ async def listening(app: Starlette, host: str = "127.0.0.1", port: int = 0) -> A
                 server.should_exit = True
 
 
-async def run_until_signal(app: Starlette, socket: Any) -> None:
-    """Serve on an open socket until SIGINT or SIGTERM."""
-    import uvicorn
+async def serve_until_signal(app: Starlette, socket: Any) -> None:
+    """Serve on an open socket until SIGINT or SIGTERM; a second one ends running requests at once."""
+    server, loop = _server(app, GRACE_S), asyncio.get_running_loop()
 
-    await uvicorn.Server(_config(app, GRACE_S)).serve(sockets=[socket])
+    def stop() -> None:
+        server.force_exit = server.should_exit
+        server.should_exit = True
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
+    try:
+        await server.serve(sockets=[socket])
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
 
 
 def _server(app: Starlette, grace_s: int) -> Any:
+    """A server that leaves the process's signal handlers alone."""
     import uvicorn
 
     class Quiet(uvicorn.Server):
-        """Leaves the process's signal handlers alone."""
+        """Whose signals are somebody else's."""
 
         @contextmanager
         def capture_signals(self) -> Generator[None]:
+            """Capture none."""
             yield
 
-    return Quiet(_config(app, grace_s))
-
-
-def _config(app: Starlette, grace_s: int) -> Any:
-    import uvicorn
-
-    return uvicorn.Config(
+    config = uvicorn.Config(
         app,
         log_level="warning",
         access_log=False,
@@ -117,6 +124,7 @@ def _config(app: Starlette, grace_s: int) -> Any:
         timeout_graceful_shutdown=grace_s,
         timeout_keep_alive=30,
     )
+    return Quiet(config)
 
 
 __all__ = [
@@ -124,7 +132,7 @@ __all__ = [
     "is_loopback",
     "listening",
     "need_packages",
-    "run_until_signal",
+    "serve_until_signal",
     "token_for",
     "url_of",
 ]

@@ -274,6 +274,8 @@ class Session:
         row = self._row(draft, request)
         row.transcript, row.said = grown, [*draft.said, said]
         row.marks.append(Mark(len(row.said), len(grown), action.text, ended, turn, monotonic()))
+        if not self.task.question:
+            self.task = replace(self.task, question=request.messages[-1].content)
         self._messages += [*draft.added, Message("assistant", action.text, action.tool_calls)]
         self._ledger += draft.calls
         if action.parse_error:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
-from contextlib import aclosing
+from collections.abc import Callable, Coroutine
 from typing import TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from agentrl.serve.gateway.answers import error_json, event
-from agentrl.serve.gateway.wire import ApiError
+from agentrl.serve.gateway.answers import Push
 
 T = TypeVar("T")
 HEADERS = [
@@ -20,8 +18,6 @@ HEADERS = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
-Sorted = Callable[[Exception], ApiError]
-"""A failure as the client is told it."""
 
 
 class HungUp(Exception):
@@ -42,7 +38,7 @@ async def _until_gone(receive: Receive, work: Coroutine[None, None, T]) -> T:
     async def outcome() -> T | Exception:
         try:
             return await work
-        except Exception as error:  # noqa: BLE001  handed on below, without the group around it
+        except Exception as error:  # noqa: BLE001  raised below, without the group around it
             return error
 
     async with asyncio.TaskGroup() as group:
@@ -58,35 +54,39 @@ async def _until_gone(receive: Receive, work: Coroutine[None, None, T]) -> T:
 
 
 class EventStream(Response):
-    """A stream whose first event is there already; what fails later becomes its last event."""
+    """A stream that `produce` pushes events into.
 
-    def __init__(self, first: bytes, rest: AsyncGenerator[bytes], tell: Sorted) -> None:
+    What fails before the first event is answered as a whole; later, as the last event.
+    """
+
+    def __init__(
+        self,
+        produce: Callable[[Push], Coroutine[None, None, None]],
+        failed: Callable[[Exception], Response],
+    ) -> None:
         super().__init__()
-        self._first, self._rest, self._tell = first, rest, tell
+        self._produce, self._failed, self._started = produce, failed, False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send event after event until the last, or until the client hangs up."""
-        await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+
+        async def push(piece: bytes) -> None:
+            if not self._started:
+                self._started = True
+                await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+
         try:
-            await _until_gone(receive, self._send(send))
+            await _until_gone(receive, self._produce(push))
         except HungUp:
             return
-
-    async def _send(self, send: Send) -> None:
-        async def body(piece: bytes, *, more: bool = True) -> None:
-            message: Mapping[str, object] = {
-                "type": "http.response.body", "body": piece, "more_body": more
-            }  # fmt: skip
-            await send(dict(message))
-
-        await body(self._first)
-        async with aclosing(self._rest) as rest:
-            try:
-                async for piece in rest:
-                    await body(piece)
-            except Exception as error:  # noqa: BLE001  the status was sent: only an event can tell
-                await body(event(error_json(self._tell(error))))
-        await body(b"", more=False)
+        except Exception as error:  # noqa: BLE001  the border: the client is told
+            whole = self._failed(error)
+            if not self._started:
+                await whole(scope, receive, send)
+                return
+            await push(b"data: " + bytes(whole.body) + b"\n\n")
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 __all__ = ["EventStream", "HungUp", "while_connected"]
