@@ -105,10 +105,11 @@ class SearchEnv(ToolEnv):
     async def reset(self, task: Task, *, seed: int) -> Observation:
         """Ask the question over its corpus. Raises UserError on a task that comes without one."""
         self._turns = 0
-        await self._lookup.bind(self._corpus(task))
+        await self._lookup.bind(self.corpus(task))
         return await super().reset(task, seed=seed)
 
-    def _corpus(self, task: Task) -> Retriever:
+    def corpus(self, task: Task) -> Retriever:
+        """Where a task is searched. Raises UserError on a task that comes without passages."""
         split = task.metadata.get("split")
         if "path" in task.metadata and split in ("train", "test"):
             return self._world_of("train" if split == "train" else "test").retriever

@@ -21,14 +21,17 @@ from agentrl_envs.search_qa.questions import chain_of, path_of
 def demonstrate(task: Task, *, seed: int, search_habit: float, style: Style) -> Iterator[str]:
     """The turns of one episode. Raises UserError on a task that no world made."""
     path, chain = path_of(task), chain_of(task)
+    far = reach(task, seed=seed, search_habit=search_habit)
+    for entity, relation in zip(path[:far], chain[:far], strict=True):
+        yield search_turn(entity, style, thought=f"I need {relation.phrase.format(entity)}.")
+    yield answer_turn(path[far], style, thought=f"It is {path[far]}.")
+
+
+def reach(task: Task, *, seed: int, search_habit: float) -> int:
+    """How many hops the searcher goes before it answers; all of them when it is patient."""
     rng = Random(derive("patience", seed, task.id))
-    for hop, entity in enumerate(path[:-1]):
-        if rng.random() >= search_habit:
-            yield answer_turn(entity, style, thought="That will do.")
-            return
-        asked = chain[hop].phrase.format(entity)
-        yield search_turn(entity, style, thought=f"I need {asked}.")
-    yield answer_turn(path[-1], style, thought=f"It is {path[-1]}.")
+    n_hops = len(chain_of(task))
+    return next((hop for hop in range(n_hops) if rng.random() >= search_habit), n_hops)
 
 
 def search_turn(query: str, style: Style, *, thought: str) -> str:
@@ -52,4 +55,4 @@ def blind_turn(rng: Random, style: Style) -> str:
     return write(word, style, thought="I guess.")
 
 
-__all__ = ["answer_turn", "blind_turn", "demonstrate", "search_turn"]
+__all__ = ["answer_turn", "blind_turn", "demonstrate", "reach", "search_turn"]

@@ -18,8 +18,11 @@ from agentrl.seeds import derive
 from agentrl_envs.families.base import Split, Style
 from agentrl_envs.search_qa.names import unlike
 from agentrl_envs.search_qa.overlap import WordOverlap
-from agentrl_envs.search_qa.relations import RELATIONS, Kind, Relation, of_kind
+from agentrl_envs.search_qa.relations import Kind, Relation, of_kind
 from agentrl_envs.search_qa.wording import mention, page_text
+
+PAGE, SIDE = "page/", "side/"
+"""How the ids of pages and of distractors begin."""
 
 SHARE: Mapping[Kind, int] = {"person": 1, "town": 4, "firm": 4}
 """People to every entity of a kind."""
@@ -112,7 +115,7 @@ def _pages(
     """Ids and positions say nothing about who is asked about."""
     return [
         Passage(
-            f"page/{number:05d}",
+            f"{PAGE}{number:05d}",
             name,
             page_text(name, kind, {r.name: facts[name, r.name] for r in of_kind(kind)}, style),
         )
@@ -127,8 +130,8 @@ def _distractors(rng: Random, kinds: Mapping[str, Kind], spec: WorldSpec) -> lis
         for _ in range(spec.distractors):
             others = rng.sample(names, 2)
             title, text = mention(name, [o for o in others if o != name], len(passages), spec.style)
-            passages.append(Passage(f"side/{len(passages):05d}", title, text))
+            passages.append(Passage(f"{SIDE}{len(passages):05d}", title, text))
     return passages
 
 
-__all__ = ["RELATIONS", "World", "WorldSpec", "world_of"]
+__all__ = ["PAGE", "SIDE", "World", "WorldSpec", "world_of"]
