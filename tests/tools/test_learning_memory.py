@@ -189,7 +189,9 @@ async def test_episodes_learn_from_each_other_only_where_allowed(tmp_path: Path)
     path = str(tmp_path / "lessons.sqlite")
     writer = LearningMemoryTool(path=path, update_enabled=True)
     reader = LearningMemoryTool(path=path)
-    assert (await called(reader, operation="recall", text="units")).content == "No lesson about that."
+    assert (
+        await called(reader, operation="recall", text="units")
+    ).content == "No lesson about that."
     async with asyncio.TaskGroup() as group:
         for i in range(8):
             group.create_task(called(writer, operation="learn", key=f"k{i}", text=f"units {i}"))
@@ -199,4 +201,6 @@ async def test_episodes_learn_from_each_other_only_where_allowed(tmp_path: Path)
     refused = await called(reader, operation="learn", text="x")
     assert (refused.error, "read-only" in refused.content) == ("execution", True)
     assert (await called(writer, operation="learn", text="x")).error == "execution"
-    assert (await called(writer, operation="burn", text="x")).content.endswith("use recall or learn.")
+    assert (await called(writer, operation="burn", text="x")).content.endswith(
+        "use recall or learn."
+    )

@@ -90,7 +90,17 @@ def test_a_changed_memory_is_found_by_its_new_words_only() -> None:
 
 @pytest.mark.parametrize(
     "query",
-    ['"', "a OR", "NEAR(a b)", "text:x", "a* AND NOT b", "'; DROP TABLE words; --", "(", "^a", "\x00"],
+    [
+        '"',
+        "a OR",
+        "NEAR(a b)",
+        "text:x",
+        "a* AND NOT b",
+        "'; DROP TABLE words; --",
+        "(",
+        "^a",
+        "\x00",
+    ],
 )
 def test_operators_in_a_query_are_words(query: str) -> None:
     bank = filled("a b near drop table", "nothing")

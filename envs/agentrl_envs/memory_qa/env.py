@@ -44,6 +44,8 @@ class MemoryQA(Env):
     """Multi-session dialogues with changing facts: manage a memory, then answer from it."""
 
     protocol = "hermes"
+    expert_floor = 0.99
+    random_ceiling = 0.3
 
     def __init__(
         self,
@@ -102,9 +104,8 @@ class MemoryQA(Env):
         self.manager, self.answerer, self.manages = manager, answerer, manages
         self.related, self.retrieved, self.reward, self.care = related, retrieved, reward, care
         self.locomo = locomo
-        if care == 1.0 and locomo is None:
-            self.expert_floor = 0.99
-        self.random_ceiling = 0.3
+        if care < 1 or locomo is not None:
+            self.expert_floor = None
         self._task: Task | None = None
         self._dialogue: Dialogue | None = None
         self._bank: MemoryBank | None = None
