@@ -52,7 +52,7 @@ class Fixed(Random):
     [
         ("lookup", "What is the value of Residents for Vel?", "1200"),
         ("argmax", "Which Town has the largest Residents?", "Vel"),
-        ("count", "How many towns have a Residents above 1200?", "0"),
+        ("count", "Of how many towns is Residents above 1200?", "0"),
         ("difference", "What is Residents of Vel minus Residents of Mirk? Give a", "1120"),
         ("total", "What is the sum of Residents over the towns whose Region is Ost?", "1280"),
         ("mean", "What is the mean Residents of the towns whose Region is Ost?", "640"),

@@ -131,7 +131,7 @@ def _count(a: Asker) -> Question | None:
     found = sum(a.value(i, column) > bound for i in range(len(a.rows)))
     limit = _decimal(bound)
     return Question(
-        "count", 1, f"How many {a.world.theme.plural} have a {column} above {limit}?", str(found),
+        "count", 1, f"Of how many {a.world.theme.plural} is {column} above {limit}?", str(found),
         "number", ({"operation": "count", "where": f"{column} > {limit}"},),
         f"sum(number(r[{column!r}]) > number({limit!r}) for r in rows)",
     )  # fmt: skip

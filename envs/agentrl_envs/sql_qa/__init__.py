@@ -1,0 +1,1 @@
+"""Questions answered by a query, judged by what it returns."""
