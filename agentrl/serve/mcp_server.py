@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
-from starlette.routing import Mount
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from agentrl import __version__
@@ -156,7 +156,7 @@ def mcp_app(
 
     local = [f"{host}:*" for host in door.hosts]
     inner = _with_sessions(mcp_server(sessions, rules)).streamable_http_app(
-        streamable_http_path="/",
+        streamable_http_path=PATH,
         session_idle_timeout=rules.idle_s,
         max_sessions=rules.sessions,
         transport_security=TransportSecuritySettings(
@@ -178,20 +178,10 @@ def mcp_app(
         if pool is not None:
             await pool.close()
 
-    guarded: ASGIApp = _Ending(_AtRoot(inner), sessions)
+    guarded: ASGIApp = _Ending(inner, sessions)
     if door.token is not None:
         guarded = Bearer(guarded, door.token)
-    return Starlette(routes=[Mount(PATH, guarded)], lifespan=lifespan)
-
-
-class _AtRoot:
-    """Serves a mounted path with and without its closing slash, without a redirect."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app({**scope, "path": "/", "root_path": ""}, receive, send)
+    return Starlette(routes=[Route(PATH, guarded)], lifespan=lifespan)
 
 
 class _Ending:

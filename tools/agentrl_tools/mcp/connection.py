@@ -43,6 +43,7 @@ class Connection:
         self._client: Client | None = None
         self._closing: anyio.Event | None = None
         self._lost = False
+        self._said = ""
         self._life = background.start(self._live)
         self._life.add_done_callback(self._ended)
 
@@ -93,8 +94,10 @@ class Connection:
         ) as error:
             cause = error
         self._lost = True
+        said = self._last_words()
+        background.start(self._ask_to_end)
         raise ServerLost(
-            f"the MCP server {self._target.shown} died while {name} ran{self._last_words()}"
+            f"the MCP server {self._target.shown} died while {name} ran{said}"
         ) from cause
 
     async def close(self) -> None:
@@ -105,7 +108,6 @@ class Connection:
             _, late = await asyncio.wait([_watched(self._life)], timeout=CLOSE_S)
             if late:
                 self._life.cancel()
-        self._errors.close()
 
     async def _live(self) -> None:
         self._closing = anyio.Event()
@@ -129,6 +131,8 @@ class Connection:
     def _ended(self, life: Future[None]) -> None:
         """Runs in the background thread; whoever still waits for the tools is told."""
         self._client, self._lost = None, True
+        self._said = self._last_words()
+        self._errors.close()
         if self._ready.done():
             return
         error = None if life.cancelled() else life.exception()
@@ -150,10 +154,12 @@ class Connection:
 
     def _last_words(self) -> str:
         """The last line the command wrote to stderr, for messages."""
-        if self._errors.closed:
-            return ""
-        size = os.fstat(self._errors.fileno()).st_size
-        text = os.pread(self._errors.fileno(), 4096, max(0, size - 4096)).decode(errors="replace")
+        try:
+            file = self._errors.fileno()
+            start = max(0, os.fstat(file).st_size - 4096)
+            text = os.pread(file, 4096, start).decode(errors="replace")
+        except (ValueError, OSError):  # closed when the server had ended, which kept the words
+            return self._said
         lines = text.strip().splitlines()
         return f" (its last words: {lines[-1][-_TAIL_CHARS:]})" if lines else ""
 
