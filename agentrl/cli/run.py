@@ -105,49 +105,43 @@ class _Game:
 
     def play(self, episodes: int, saved: Saved | None) -> None:
         """Tasks of an environment."""
+        from agentrl.cli.playing.lines import Lines
         from agentrl.train.setup import env_factory, eval_tasks, with_tasks
 
         make_env = env_factory(self._config.env)
         env = make_env()
         tasks = [saved.task] if saved else eval_tasks(with_tasks(self._config, episodes), env)
-        self._run(make_env, env, tasks, None, saved)
+        self._run(make_env, env, tasks, saved, Lines(), talking=False)
 
     def talk(self, tools: str, system: str, saved: Saved | None) -> None:
         """A conversation; the person's first words are its task."""
-        from agentrl.cli.playing.lines import Quit
+        from agentrl.cli.playing.lines import Lines, Quit
         from agentrl.cli.playing.talk import Talk
         from agentrl.types import Task
 
         made = _tools(tools)
         made()  # a name or an option that is wrong is said before anything is asked
-        said: dict[int, str] = dict(saved.said) if saved else {}
         call_s = self._config.env.call_s
 
         def make_env() -> Env:
-            return Talk(made(), said, system=system, call_s=call_s)
+            return Talk(made(), system=system, call_s=call_s)
 
-        lines = self._lines()
-        if not saved:
-            try:
-                said[0] = lines.text("you> ")
-            except Quit:
-                return
-        task = saved.task if saved else Task("talk", said[0])
-        self._run(make_env, make_env(), [task], said, saved, lines)
-
-    def _lines(self) -> Lines:
-        from agentrl.cli.playing.lines import Lines
-
-        return Lines()
+        lines = Lines()
+        try:
+            task = saved.task if saved else Task("talk", lines.text("you> "))
+        except Quit:
+            return
+        self._run(make_env, make_env(), [task], saved, lines, talking=True)
 
     def _run(
         self,
         make_env: Callable[[], Env],
         env: Env,
         tasks: Sequence[Task],
-        said: dict[int, str] | None,
         saved: Saved | None,
-        lines: Lines | None = None,
+        lines: Lines,
+        *,
+        talking: bool,
     ) -> None:
         from anyio.from_thread import start_blocking_portal
         from rich.console import Console
@@ -164,7 +158,7 @@ class _Game:
         config = self._config
         check_env_partners(config, env)
         chat = setup.open_chat(config, env)
-        player = self._make_player(env, chat.renderer, talking=said is not None)
+        player = self._make_player(env, chat.renderer, talking=talking)
         engine = getattr(player, "engine", None) or setup.make_engine(
             config, chat, model_path(config.model.path), tasks
         )
@@ -172,7 +166,7 @@ class _Game:
         parts = setup.make_parts(
             config, chat, lambda: Watched(make_env(), watch), engine, config.eval.temperature
         )
-        if said is not None:  # a long turn is cut by the player, and the conversation goes on
+        if talking:  # a long turn is cut by the player, and the conversation goes on
             limits = replace(parts.limits, turn_tokens=parts.limits.max_tokens)
             parts = replace(parts, limits=limits)
         console = Console(highlight=False, stderr=self._as_json)
@@ -182,14 +176,14 @@ class _Game:
         ):
             screen = Screen(console, stage.isolation)
             table = Table(
-                portal, stage, screen, lines or self._lines(), watch, player,
-                said=said, approve=self._approve, reads=self._player == "me",
+                portal, stage, screen, lines, watch, player,
+                talking=talking, approve=self._approve, reads=self._player == "me",
             )  # fmt: skip
             for number, task in enumerate(tasks):
                 played = table.play(task, number, saved)
                 if self._as_json:
                     click.echo(to_line(played))
-                screen.ending(played, chat.tokenizer, reward=said is None)
+                screen.ending(played, chat.tokenizer, reward=not talking)
 
     def _make_player(self, env: Env, renderer: Any, *, talking: bool) -> Player:
         from agentrl.cli.playing.players import Policy, Written, blind, expert, me

@@ -425,6 +425,9 @@ class LiveEpisode:
         if at > mark.n_tokens or len(self._carried):
             branch._written, branch._carried = 1, self._carried
             recorder.n_turns += 1
+        if at > mark.n_tokens:
+            last = int(recorder.row.token_ids[-1])
+            branch._ended = branch._complete = last in self._parts.renderer.stop_ids
         return branch
 
     async def _resume(self, *, fresh: bool) -> None:

@@ -181,3 +181,16 @@ async def test_an_opening_is_read_under_one_prompt_and_trained_under_another(
     assert row.train_context is not None
     assert row.train_context.tolist() == plain.rows[0].token_ids[:n].tolist()
     assert (row.ratio_mode, len(row.segments[0]) > n) == ("relabel", True)
+
+
+async def test_a_branch_behind_a_whole_turn_has_it_complete(world: Any, runner: Any) -> None:
+    episodes, _ = runner()
+    async with episodes.live(world.task, 0, CTX) as root:
+        await played_out(root)
+        n = len(root.row)
+        assert int(root.row.token_ids[-1]) == world.renderer.stop_ids[0]
+        (branch,) = await root.fork([1], at=n)
+        assert branch.complete
+        assert branch.text == "done"
+        await branch.act()
+        assert branch.finish().messages == root.finish().messages

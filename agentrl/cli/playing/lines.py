@@ -48,6 +48,11 @@ class Lines:
             elif line.strip():
                 return line
 
+    def pause(self, prompt: str) -> None:
+        """Wait for Enter; commands are carried out meanwhile. Raises Quit at the end of input."""
+        while (line := self.line(prompt)).startswith("/"):
+            self._obey(line)
+
     def line(self, prompt: str) -> str:
         """One line as it is; Ctrl-C at the prompt forgets it. Raises Quit at the end of input."""
         while True:
@@ -56,7 +61,7 @@ class Lines:
             except EOFError:
                 raise Quit from None
             except KeyboardInterrupt:
-                click.echo("  (/quit leaves)", err=True)
+                click.echo("\n(/quit leaves)", err=True)
 
     def _block(self, first: str) -> str:
         lines = [first] if first else []

@@ -45,17 +45,17 @@ class Table:
         watch: Watch,
         player: Player,
         *,
-        said: dict[int, str] | None = None,
+        talking: bool = False,
         approve: bool = False,
         reads: bool = False,
     ) -> None:
-        """said: what the person says in a conversation without a task; None where there is one. approve:
-        ask before each call. reads: the player is shown the row first.
+        """talking: the person answers every turn that calls nothing, as there is no task to end.
+        approve: ask before each call. reads: the player is shown the row first.
         """
         self.stage, self.screen, self.lines = stage, screen, lines
         self.interrupted = False
         self._portal, self._watch, self._player = portal, watch, player
-        self._said, self._approve = said, approve
+        self._talking, self._approve = talking, approve
         self._turns: list[Turn] = []
         self._starts: list[int] = []
         self._ends: list[int] = []
@@ -87,7 +87,7 @@ class Table:
         """Show what a player needs to know."""
         if self._player_reads:
             self._row()
-        elif self._said is None:
+        elif not self._talking:
             self.screen.said("task", self.task.question)
 
     async def _scored(self, played: Trajectory) -> Trajectory:
@@ -117,10 +117,10 @@ class Table:
     def _settled(self) -> bool:
         """What the person has to say to a turn before it is acted upon; False takes it back."""
         calls = self._calls()
-        if self.interrupted and self._said is None:
-            self.lines.line("interrupted; Enter goes on, Ctrl-D leaves ")
-            return self.episode.complete or bool(self.episode.text)
-        if self._said is not None and (self.interrupted or not calls):
+        if self.interrupted and not self._talking:
+            self.lines.pause("interrupted; Enter goes on, /help shows what else can be done ")
+            return self.episode.complete
+        if self._talking and (self.interrupted or not calls):
             return self._answered()
         if self._approve and calls:
             for call in calls:
@@ -133,15 +133,12 @@ class Table:
 
     def _answered(self) -> bool:
         """Ask what the person says to the turn; False when they went back instead."""
-        assert self._said is not None
         episode = self.episode
         text = self.lines.text("you> ")
+        self._watch.said[len(self._turns) + 1] = text
         if self.episode is not episode:  # an exchange was taken back: its first words are new
-            self._said[len(self._turns) + 1] = text
             self._act()
-            return False
-        self._said[len(self._turns) + 1] = text
-        return True
+        return self.episode is episode
 
     def _calls(self) -> tuple[ToolCall, ...]:
         row, episode = self.episode.row, self.episode
@@ -163,11 +160,12 @@ class Table:
     def _stepped(self, action: Action, result: StepResult) -> None:
         self._results += [found.content for found in result.info.results]
         if not self._quiet:
-            self.screen.stepped(result, person=self._said is not None)
+            self.screen.stepped(result, person=self._talking)
 
     def _replay(self, saved: Saved) -> None:
         """Bring a fresh episode to where a saved one was; its tools really run again."""
         self._watch.declined.update(saved.declined)
+        self._watch.said.update(saved.said)
         for turn in saved.turns:
             self.episode.force(turn.token_ids, turn.logprobs)
             self.screen.stream(self.episode.text)
@@ -188,7 +186,7 @@ class Table:
             "undo": ("take the last turn back", lambda _: self._undo()),
             "save": ("FILE: keep the conversation; --open FILE goes on", self._save),
         }
-        if self._said is None:
+        if not self._talking:
             shown["hint"] = ("the expert's next turn, as text", lambda _: self._hint())
         return shown
 
@@ -221,7 +219,7 @@ class Table:
             self.screen.note("say where: /save FILE", "yellow")
             return
         saved = Saved(
-            self.stage.words, self.task, dict(self._said or {}), tuple(self._turns),
+            self.stage.words, self.task, dict(self._watch.said), tuple(self._turns),
             sorted(self._watch.declined), tuple(self._results),
         )  # fmt: skip
         try:
@@ -233,21 +231,22 @@ class Table:
 
     def _undo(self) -> None:
         """Back to where the last turn began, or to where the person last spoke."""
-        if self._said is None:
+        if self._talking:
+            kept = (
+                max((turn for turn in self._watch.said if turn <= len(self._turns)), default=0) - 1
+            )
+            at = self._ends[kept] if kept >= 0 else None
+        else:
             kept = len(self._turns) - 1
             at = self._starts[kept] if kept >= 0 else None
-        else:
-            kept = max((turn for turn in self._said if 0 < turn <= len(self._turns)), default=0) - 1
-            at = self._ends[kept] if kept >= 0 else None
         if at is None:
             self.screen.note("there is nothing to take back", "yellow")
             return
         self._branch(at)
         del self._turns[kept:], self._starts[kept:], self._ends[kept:]
-        if self._said is not None:
-            for turn in [turn for turn in self._said if turn > kept]:
-                del self._said[turn]
-        self.screen.note(f"back before turn {kept + 1}" if self._said is None else "taken back")
+        for turn in [turn for turn in self._watch.said if turn > kept]:
+            del self._watch.said[turn]
+        self.screen.note("taken back" if self._talking else f"back before turn {kept + 1}")
 
     def _branch(self, at: int) -> None:
         self._branches += 1

@@ -12,20 +12,14 @@ from agentrl.types import Message, Task, ToolResult
 
 
 class Talk(Env):
-    """Runs the calls of a turn; other turns are answered by what the person says to them.
+    """Runs the calls of a turn; a turn without any is the end, unless the person answers it."""
 
-    What was said is shared with whoever asks the person, so that a conversation can be played again.
-    """
-
-    def __init__(
-        self, named: Sequence[Named], said: Mapping[int, str], *, system: str = "", call_s: float
-    ) -> None:
-        """said: number of a turn -> what the person answers it with; 0 is how it all begins."""
+    def __init__(self, named: Sequence[Named], *, system: str = "", call_s: float) -> None:
+        """`system` is the system message; empty for none."""
         self._named = tuple(named)
         self.tools = tuple(one for one in self._named if not isinstance(one, Toolset))
         self._by_name: Mapping[str, Tool] = {}
-        self._said, self._system, self._call_s = said, system, call_s
-        self._turn = 0
+        self._system, self._call_s = system, call_s
         self._ctx = Context()
 
     async def open(self, ctx: Context) -> None:
@@ -44,17 +38,13 @@ class Talk(Env):
 
     async def reset(self, task: Task, *, seed: int) -> Observation:
         """The system message, if there is one, and the first thing said."""
-        self._turn = 0
-        first = Message("user", self._said[0])
+        first = Message("user", task.question)
         return (Message("system", self._system), first) if self._system else (first,)
 
     async def step(self, action: Action) -> StepResult:
-        """The person's answer, if there is one; else the calls are run, or what is wrong is said."""
-        self._turn += 1
-        if self._turn in self._said:
-            return _goes_on(Message("user", self._said[self._turn]))
+        """Run the calls in order, or say what could not be read."""
         if action.parse_error is not None:
-            return _goes_on(Message("tool", action.parse_error))
+            return StepResult((Message("tool", action.parse_error),), 0.0, False, False, StepInfo())
         results: list[ToolResult] = []
         shown: list[Message] = []
         for call in action.tool_calls:
@@ -62,10 +52,6 @@ class Talk(Env):
             results.append(result)
             shown.append(Message("tool", result.content, call_id=call.id, name=call.name))
         return StepResult(tuple(shown), 0.0, not shown, False, StepInfo(results=tuple(results)))
-
-
-def _goes_on(message: Message) -> StepResult:
-    return StepResult((message,), 0.0, False, False, StepInfo())
 
 
 __all__ = ["Talk"]

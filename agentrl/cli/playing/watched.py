@@ -1,4 +1,4 @@
-"""An environment under a person's eyes: every step is shown, may be declined and may be interrupted."""
+"""An environment under a person's eyes, who may decline a call, interrupt it, and answer a turn."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ class Watch:
     """Called after each step."""
     declined: set[str] = field(default_factory=set[str])
     """Ids of calls that must not run; a turn with one of them runs none."""
+    said: dict[int, str] = field(default_factory=dict[int, str])
+    """Number of a turn, from 1 -> what the person answers it with, in the environment's stead."""
     running: asyncio.Timeout | None = None
     """Around the step that is being played."""
 
@@ -37,6 +39,7 @@ class Watched(Env):
     def __init__(self, inner: Env, watch: Watch) -> None:
         self._inner, self._watch = inner, watch
         self.tools, self.protocol = inner.tools, inner.protocol
+        self._turn = 0
 
     async def open(self, ctx: Context) -> None:
         """The inner environment's."""
@@ -44,13 +47,18 @@ class Watched(Env):
 
     async def reset(self, task: Task, *, seed: int) -> Observation:
         """The inner environment's; its tools may depend on the task."""
+        self._turn = 0
         first = await self._inner.reset(task, seed=seed)
         self.tools = self._inner.tools
         return first
 
     async def step(self, action: Action) -> StepResult:
-        """The inner environment's answer, unless the person will not have the calls run."""
-        if any(call.id in self._watch.declined for call in action.tool_calls):
+        """The inner environment's answer, unless the person answers or will not have the calls run."""
+        self._turn += 1
+        said = self._watch.said.get(self._turn)
+        if said is not None:
+            result = StepResult((Message("user", said),), 0.0, False, False, StepInfo())
+        elif any(call.id in self._watch.declined for call in action.tool_calls):
             result = _refused(action, DECLINED)
         else:
             result = await self._played(action)
