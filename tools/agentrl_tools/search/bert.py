@@ -34,13 +34,13 @@ class NumpyBert:
 
         Raises SetupError when that package is missing, UserError on a folder of another model.
         """
-        from safetensors.numpy import load_file
+        from safetensors import numpy as safetensors
         from tokenizers import Tokenizer
 
         path = _packaged() if folder is None else Path(folder).expanduser()
         try:
             shape = json.loads((path / "config.json").read_text("utf-8"))
-            self._weights: dict[str, Floats] = load_file(path / "model.safetensors")
+            self._weights: dict[str, Floats] = safetensors.load_file(path / "model.safetensors")
             self._tokenizer: Any = Tokenizer.from_file(str(path / "tokenizer.json"))
         except OSError as error:
             raise UserError(f"{path} is no folder of a BERT: {error}") from error

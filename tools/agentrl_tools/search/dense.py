@@ -8,7 +8,6 @@ from typing import Any, final
 
 from agentrl.errors import UserError, WorldFault
 from agentrl.retrieval import Hit, Passage
-from agentrl.types import JsonValue
 from agentrl_tools.search.corpus import Told, read_corpus
 from agentrl_tools.search.encoders import Encode, load_encoder, vectors
 from agentrl_tools.search.folder import source_of, write_note, write_passages
@@ -33,7 +32,7 @@ class Dense(LocalRetriever):
         *,
         passages: Sequence[Passage] | None = None,
         encoder: str = DEFAULT_ENCODER,
-        encoder_options: Mapping[str, JsonValue] | None = None,
+        encoder_options: Mapping[str, object] | None = None,
         query_prefix: str = "",
         passage_prefix: str = "",
         factory: str = "Flat",
@@ -78,7 +77,7 @@ class Dense(LocalRetriever):
         told: Told,
         *,
         encoder: str = DEFAULT_ENCODER,
-        encoder_options: Mapping[str, JsonValue] | None = None,
+        encoder_options: Mapping[str, object] | None = None,
         query_prefix: str = "",
         passage_prefix: str = "",
         factory: str = "Flat",
@@ -122,8 +121,8 @@ class Dense(LocalRetriever):
 
 
 def _made_with(
-    encoder: str, options: Mapping[str, JsonValue] | None, prefix: str
-) -> Mapping[str, JsonValue]:
+    encoder: str, options: Mapping[str, object] | None, prefix: str
+) -> Mapping[str, object]:
     return {"encoder": encoder, "encoder_options": dict(options or {}), "passage_prefix": prefix}
 
 

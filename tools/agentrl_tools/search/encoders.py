@@ -10,14 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agentrl.errors import SetupError, UserError, WorldFault
-from agentrl.types import JsonValue
 
 Vectors: TypeAlias = NDArray[np.float32]
 """`[n, width]`."""
 Encode: TypeAlias = Callable[[Sequence[str]], Any]
 
 
-def load_encoder(name: str, options: Mapping[str, JsonValue]) -> Encode:
+def load_encoder(name: str, options: Mapping[str, object]) -> Encode:
     """What `module:Attr` makes of `options`: itself callable, or with a method `encode`.
 
     `sentence_transformers:SentenceTransformer` is one. Raises UserError on a name that is none,

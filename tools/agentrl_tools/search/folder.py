@@ -15,7 +15,7 @@ from agentrl_tools.search.corpus import passages_from, read_corpus
 
 _NOTE, _PASSAGES = "agentrl_index.json", "passages.jsonl"
 _VERSION = 1
-MadeWith = Mapping[str, JsonValue]
+MadeWith = Mapping[str, object]
 """The options that shaped an index; it can only be searched with the same."""
 
 

@@ -77,7 +77,11 @@ class Fts5(LocalRetriever):
             rows = enumerate(passages_from(corpus, passages), 1)
             self._memory = _connected(":memory:")
             self._opened.append(self._memory)
-            _fill(self._memory, rows, Path(corpus or "the corpus"))
+            try:
+                _fill(self._memory, rows, Path(corpus or "the corpus"))
+            except BaseException:
+                self.release()
+                raise
         self._size = self._count_all()
 
     @classmethod

@@ -9,7 +9,6 @@ from typing import final
 
 from agentrl.errors import UserError
 from agentrl.retrieval import Hit, Passage, Retriever
-from agentrl.types import JsonValue
 from agentrl_tools.search.local import wanted
 from agentrl_tools.search.named import make
 
@@ -23,7 +22,7 @@ class Hybrid:
         corpus: str | None = None,
         *,
         passages: Sequence[Passage] | None = None,
-        over: Sequence[str | Mapping[str, JsonValue]] = ("fts5", "dense"),
+        over: Sequence[str | Mapping[str, object]] = ("fts5", "dense"),
         constant: float = 60.0,
         depth: int = 50,
     ) -> None:
@@ -88,7 +87,7 @@ def fused(rankings: Sequence[Sequence[Hit]], *, k: int, constant: float = 60.0) 
 
 
 def _member(
-    member: str | Mapping[str, JsonValue],
+    member: str | Mapping[str, object],
     corpus: str | None,
     passages: Sequence[Passage] | None,
 ) -> Retriever:

@@ -12,9 +12,8 @@ from typing import Protocol, runtime_checkable
 from agentrl.config import Plugin
 from agentrl.plugins import accepts, build
 from agentrl.retrieval import Passage, Retriever
-from agentrl.types import JsonValue
 
-Options = Mapping[str, JsonValue]
+Options = Mapping[str, object]
 
 
 @runtime_checkable

@@ -35,7 +35,7 @@ class SearchTool:
         *,
         retriever: str | Retriever = "fts5",
         corpus: str | None = None,
-        options: Mapping[str, JsonValue] | None = None,
+        options: Mapping[str, object] | None = None,
         k: int = 3,
         max_chars: int = 2000,
         timeout_s: float = 20.0,
@@ -113,7 +113,7 @@ class SearchTool:
             await self._source.give_back()
 
 
-def _named(name: str, options: Mapping[str, JsonValue], corpus: str | None) -> Named:
+def _named(name: str, options: Mapping[str, object], corpus: str | None) -> Named:
     """The retriever in words; without a corpus, the starter's where one is needed."""
     if corpus is None and "corpus" not in options and takes(name, "corpus"):
         _warn_once()
