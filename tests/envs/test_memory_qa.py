@@ -257,7 +257,8 @@ async def test_f1_pays_a_part_of_an_answer() -> None:
 async def test_a_partner_answers_where_it_is_named() -> None:
     env, task = made(told("single", "home", *MOVES[:1]), answerer="frozen")
     (step,) = await played(env, task, ["ADD Ann in Tar"])
-    assert (step.info.context, step.info.by) == ("answer", "frozen")
+    assert (step.info.context, step.info.by, env.partners) == ("answer", "frozen", ("frozen",))
+    assert [MemoryQA(answerer=role).partners for role in ("policy", "exact")] == [(), ()]
     await env.close()
 
 

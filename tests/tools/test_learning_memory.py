@@ -54,11 +54,17 @@ def test_a_playbook_is_named_by_its_text() -> None:
 def test_a_baseline_reads_its_prompt_byte_for_byte() -> None:
     messages = (Message("system", "s"), Message("user", "q"))
     book = playbook(["be brief"])
-    assert prompted(messages, book, apply=False) is messages
-    assert prompted(messages, playbook([]), apply=True) is messages
+    assert prompted(messages, book, apply_to_prompts=False) is messages
+    assert prompted(messages, playbook([]), apply_to_prompts=True) is messages
     told = "Lessons of earlier tasks:\n- be brief"
-    assert prompted(messages, book, apply=True) == (Message("system", f"s\n\n{told}"), messages[1])
-    assert prompted(messages[1:], book, apply=True) == (Message("system", told), messages[1])
+    assert prompted(messages, book, apply_to_prompts=True) == (
+        Message("system", f"s\n\n{told}"),
+        messages[1],
+    )
+    assert prompted(messages[1:], book, apply_to_prompts=True) == (
+        Message("system", told),
+        messages[1],
+    )
 
 
 @pytest.fixture

@@ -102,6 +102,7 @@ class MemoryQA(Env):
         self.kinds, self.train_questions = tuple(kinds), train_questions
         self.shape = Shape(sessions, facts, people, chatter)
         self.manager, self.answerer, self.manages = manager, answerer, manages
+        self.partners = () if answerer in (POLICY, EXACT) else (answerer,)
         self.related, self.retrieved, self.reward, self.care = related, retrieved, reward, care
         self.locomo = locomo
         if care < 1 or locomo is not None:

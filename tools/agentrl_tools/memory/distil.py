@@ -84,12 +84,14 @@ def playbook(lessons: Sequence[str]) -> Playbook:
     return Playbook("\n".join(f"- {lesson}" for lesson in lessons))
 
 
-def prompted(messages: tuple[Message, ...], book: Playbook, *, apply: bool) -> tuple[Message, ...]:
-    """First messages with a playbook in the system message; untouched unless `apply` is set.
+def prompted(
+    messages: tuple[Message, ...], book: Playbook, *, apply_to_prompts: bool
+) -> tuple[Message, ...]:
+    """First messages with a playbook in the system message; untouched unless `apply_to_prompts`.
 
     An empty playbook changes nothing either.
     """
-    if not apply or not book.text:
+    if not apply_to_prompts or not book.text:
         return messages
     told = f"Lessons of earlier tasks:\n{book.text}"
     if messages and messages[0].role == "system":
