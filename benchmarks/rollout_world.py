@@ -30,6 +30,7 @@ from agentrl.rollout.limits import Limits
 from agentrl.rollout.loop import Episodes
 from agentrl.rollout.parts import Parts
 from agentrl.rollout.slots import Slots
+from agentrl.seeds import derive
 from agentrl.tool import Tool, call_tool, tool
 from agentrl.trajectory import Trajectory
 from agentrl.types import Message, Task, ToolCall
@@ -41,6 +42,7 @@ SHAPES = {
 """hidden, intermediate, layers, heads, KV heads."""
 VOCABULARY, CONTEXT = 288, 1024
 TURN_TOKENS = 128
+"""Of a turn on average: all alike, or spread evenly from half to one and a half times as many."""
 
 
 @contextmanager
@@ -152,10 +154,13 @@ class Remembering:
         return generation
 
 
-async def play(episode: Episode) -> Trajectory:
-    """Turns of at most TURN_TOKENS, complete or not, to the end."""
+async def play(episode: Episode, *, spread: bool) -> Trajectory:
+    """Turns of their length, complete or not, to the end."""
     while episode.stop is None:
-        if await episode.write(max_tokens=TURN_TOKENS) is None:
+        n = TURN_TOKENS
+        if spread:
+            n += derive(episode.uid, episode.n_turns) % (TURN_TOKENS + 1) - TURN_TOKENS // 2
+        if await episode.write(max_tokens=n) is None:
             break
         await episode.act()
     return episode.finish()
@@ -170,6 +175,7 @@ async def through_the_loop(
     turns: int,
     tool_s: float,
     seed: int,
+    spread: bool = False,
 ) -> tuple[float, Remembering]:
     """Seconds from the first to the last, and the requests made."""
     remembering, slow = Remembering(engine), slow_tool(tool_s)
@@ -188,7 +194,7 @@ async def through_the_loop(
     async def one(i: int) -> Trajectory:
         task = Task(f"t{i}", f"{i:06d} what is it?")
         async with runner.live(task, 0, Ctx(0, 1, seed)) as episode:
-            return await play(episode)
+            return await play(episode, spread=spread)
 
     started = time.perf_counter()
     async with asyncio.TaskGroup() as group:
