@@ -51,7 +51,8 @@ async def measure(
         await engine.close()
     ratios = [a / b for a, b in zip(rates["loop"], rates["raw"], strict=True)]
     return {
-        "engine": engine_name, "lengths": "spread" if spread else "even", "model": model, "episodes": episodes, "in_flight": in_flight, "batch": batch,
+        "engine": engine_name, "lengths": "spread" if spread else "even", "model": model,
+        "episodes": episodes, "in_flight": in_flight, "batch": batch,
         "tokens_per_s": rates, "ratio": round(statistics.median(ratios), 3),
         "ratio_min": round(min(ratios), 3), "ratio_max": round(max(ratios), 3),
         "target": "at least 0.95",
@@ -87,8 +88,8 @@ def main() -> None:
         )
         lines.append(line)
         rates = {k: round(statistics.median(v)) for k, v in line["tokens_per_s"].items()}
-        print(f"{name:13} {line['lengths']:6} loop {rates['loop']} tok/s, raw {rates['raw']}: {line['ratio']:.3f} "
-              f"({line['ratio_min']:.3f} .. {line['ratio_max']:.3f})")  # fmt: skip
+        print(f"{name:13} {line['lengths']:6} loop {rates['loop']} tok/s, raw {rates['raw']}: "
+              f"{line['ratio']:.3f} ({line['ratio_min']:.3f} .. {line['ratio_max']:.3f})")  # fmt: skip
     RESULTS.parent.mkdir(exist_ok=True)
     record = {"schema_version": 1, "what": "episodes of one turn, 128 tokens on average",
               "machine": started, "lines": lines}  # fmt: skip
