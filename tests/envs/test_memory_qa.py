@@ -401,6 +401,16 @@ async def test_foreign_tasks_are_told() -> None:
         await env.step(Action("x"))
 
 
+async def test_a_blind_turn_serves_either_role() -> None:
+    env, task = made(told("single", "home", *MOVES[:1]))
+    for seed in range(30):
+        steps = await played(env, task, [env.random_turn(Random(seed)) for _ in range(2)])
+        assert steps[-1].info.answer is not None
+        asked = env.random_turn(Random(seed)).split()[0]
+        assert env.invalid == (asked in ("UPDATE", "DELETE"))  # there is nothing to update yet
+    await env.close()
+
+
 def test_single_events_need_one_session() -> None:
     assert env_tasks(MemoryQA(sessions=1, kinds=("single",)), 3)[0].metadata["family"] == "single"
     assert after(Event("add", "A", "pets", "dog"), Fact(("dog",))) == Fact(("dog",))

@@ -45,7 +45,7 @@ class MemoryQA(Env):
 
     protocol = "hermes"
     expert_floor = 0.99
-    random_ceiling = 0.3
+    random_ceiling = 0.2
 
     def __init__(
         self,
@@ -107,6 +107,8 @@ class MemoryQA(Env):
         self.locomo = locomo
         if care < 1 or locomo is not None:
             self.expert_floor = None
+        if manages == "random":  # most sessions do not matter to the answer
+            self.random_ceiling = None
         self._task: Task | None = None
         self._dialogue: Dialogue | None = None
         self._bank: MemoryBank | None = None
@@ -277,7 +279,7 @@ class MemoryQA(Env):
             (f"ADD {person} {value}", f"UPDATE {entry} {person} {value}", f"DELETE {entry}", "NOOP")
         )
         answer = rng.choice((value, str(rng.randint(0, 3))))
-        return f"{operation}\n<answer>{answer}</answer>"
+        return f"{operation} <answer>{answer}</answer>"
 
 
 def _check_sizes(*sizes: int) -> None:
