@@ -9,6 +9,7 @@ import click
 from agentrl.cli.lazy import LazyGroup
 
 SUBCOMMANDS: Mapping[str, str] = {
+    "show": "Show tasks: question, answer, metadata, and the expert's turns.",
     "index": "Build a search index of a corpus.",
 }
 """Command -> its summary, in the order shown."""

@@ -11,6 +11,7 @@ import pytest
 from agentrl.cli.recipes import recipes
 from agentrl.compose import compose, config_root, group_names
 from agentrl.engine.scripted import ScriptedEngine
+from agentrl.model_path import shipped_models
 from agentrl.plugins import options
 from agentrl.registry import listing
 from agentrl.train import setup
@@ -21,7 +22,7 @@ LABELS = ("Paper", "Changes", "Differs", "Nano", "Published", "Measured")
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "recipes"
 
 
-NO_METHOD = {"nano", "retool_qwen2.5_7b"}
+NO_METHOD = {*shipped_models(), "retool_qwen2.5_7b"}
 """Recipes that are a model or a size."""
 NOT_DELIVERED = {
     "schedule periodic_reset": "a switch of prorl",
