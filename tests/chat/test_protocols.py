@@ -14,7 +14,7 @@ from agentrl.chat.protocols.fences import fenced, find_fences
 from agentrl.chat.protocols.hermes import Hermes
 from agentrl.chat.protocols.llama_json import LlamaJson
 from agentrl.chat.protocols.retool import ReTool, retool_bare
-from agentrl.chat.protocols.search_r1 import SearchR1
+from agentrl.chat.protocols.search_r1 import SearchR1, search_r1_bare
 from agentrl.chat.protocols.text import split_thinking, unseen
 from agentrl.chat.tokenizers import HFTokenizer
 from agentrl.env import Action
@@ -114,7 +114,9 @@ def test_inline_results_follow_the_papers() -> None:
     assert found == Inline("\n\n<information>", "Doc 1(Title: T) x", "</information>\n\n")
 
 
-@pytest.mark.parametrize("protocol", [ReTool(), retool_bare(), Fenced(), SearchR1(), Hermes()])
+@pytest.mark.parametrize(
+    "protocol", [ReTool(), retool_bare(), Fenced(), SearchR1(), search_r1_bare(), Hermes()]
+)
 def test_an_ended_turn_and_other_messages_get_messages(protocol: ToolProtocol) -> None:
     result = Message("tool", "5")
     user = Message("user", "Wrong, try again")
@@ -237,6 +239,18 @@ def test_search_r1() -> None:
         protocol.call_text("search", {"query": " a"})
 
 
+def test_search_r1_bare() -> None:
+    """The same actions in fewer characters."""
+    protocol = search_r1_bare()
+    assert protocol.tool_prompt([python]) == "Tools: search"
+    assert protocol.tool_prompt([]) == ""
+    assert protocol.call_text("search", {"query": "who?"}) == "<search>who?</search>"
+    assert called(protocol, "<search>who?</search>") == [("call_2_0", "search", {"query": "who?"})]
+    assert read(protocol, "who?").parse_error == "There is no complete search or answer."
+    found = protocol.present([Message("tool", "T: x\n")])
+    assert found == Inline("<information>", "T: x", "</information>")
+
+
 def test_llama_json() -> None:
     text = '{"name": "python", "parameters": {"code": "1"}}'
     assert called(LlamaJson(), text) == code("1")
@@ -248,9 +262,11 @@ def test_llama_json() -> None:
         assert problem in error
 
 
-@pytest.mark.parametrize("protocol", [ReTool(), retool_bare(), Fenced(), SearchR1()])
+@pytest.mark.parametrize(
+    "protocol", [ReTool(), retool_bare(), Fenced(), SearchR1(), search_r1_bare()]
+)
 def test_experts_cannot_write_what_would_be_misread(protocol: ToolProtocol) -> None:
-    key = "query" if protocol.name == "search_r1" else "code"
+    key = "query" if protocol.name.startswith("search_r1") else "code"
     name = "search" if key == "query" else "python"
     for arguments in ({key: ""}, {key: 3}, {}, {key: "1", "x": "2"}):
         with pytest.raises(ValueError, match=r"writes|cannot write"):

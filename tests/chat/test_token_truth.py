@@ -24,12 +24,14 @@ from agentrl.chat.protocols.fenced import Fenced
 from agentrl.chat.protocols.hermes import Hermes
 from agentrl.chat.protocols.llama_json import LlamaJson
 from agentrl.chat.protocols.retool import ReTool, retool_bare
-from agentrl.chat.protocols.search_r1 import SearchR1
+from agentrl.chat.protocols.search_r1 import SearchR1, search_r1_bare
 from agentrl.chat.tokenizers import HFTokenizer
 from agentrl.transcript import Int32Array, Origin, Segment, Transcript, ids_array
 from agentrl.types import JsonValue, Message
 
-PROTOCOLS = (ReTool(), retool_bare(), Fenced(), SearchR1(), Hermes(), LlamaJson())
+PROTOCOLS = (
+    ReTool(), retool_bare(), Fenced(), SearchR1(), search_r1_bare(), Hermes(), LlamaJson(),
+)  # fmt: skip
 BRIEF = settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
