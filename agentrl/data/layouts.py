@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
+from agentrl.data.livecode import NEEDED, tests_in
 from agentrl.data.rows import Row
 from agentrl.errors import UserError
 from agentrl.suggest import did_you_mean
@@ -197,6 +198,15 @@ def _code(row: Row) -> Problem:
     return Problem(prompt, solution, given)
 
 
+def _livecode(row: Row) -> Problem:
+    """LiveCodeBench's columns; it has no solutions, so the answer is empty."""
+    question, starter = _text(row, "question_content"), row.values.get("starter_code")
+    if isinstance(starter, str) and starter.strip():
+        question += f"\n\nStart from this code:\n```python\n{starter.rstrip()}\n```"
+    extra = {n: row.values[n] for n in ("difficulty", "platform") if _is_scalar(row.values.get(n))}
+    return Problem(question, "", {**extra, **tests_in(row)})
+
+
 def _as_text(value: JsonValue) -> str | None:
     """Text, stripped; a number written out; None for anything else and for nothing."""
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -263,6 +273,9 @@ LAYOUTS: Mapping[str, Layout] = {
             "question, answer, paragraphs",
             lambda values: _has(values, "question", "answer", "paragraphs"),
             _musique,
+        ),
+        Layout(
+            "livecodebench", ", ".join(NEEDED), lambda values: _has(values, *NEEDED), _livecode
         ),
         Layout("gsm8k", "question, answer ending in #### x", _fits_gsm8k, _gsm8k),
         Layout("qa", "question, answer: list of texts", _fits_qa, _qa),

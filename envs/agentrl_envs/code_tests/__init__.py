@@ -1,0 +1,1 @@
+"""Programs written to order, judged by hidden tests."""
