@@ -17,11 +17,12 @@ from agentrl.cli.words import json_option, words_argument
 from agentrl.errors import SetupError, UserError
 
 if TYPE_CHECKING:
-    from agentrl.config import RunConfig
+    from agentrl.config import Plugin, RunConfig
     from agentrl.sandbox import SandboxPool
     from agentrl.testing import CheckResult
+    from agentrl.tool import Tool
 
-KINDS = ("tool", "env", "sandbox", "engine")
+KINDS = ("tool", "env", "plan", "retriever", "sandbox", "engine")
 
 
 @click.command("check")
@@ -31,7 +32,7 @@ KINDS = ("tool", "env", "sandbox", "engine")
 @click.option("--no-sandbox", is_flag=True, help="Give tools a fake sandbox that runs nothing.")
 @json_option
 def command(kind: str, name: str, words: tuple[str, ...], no_sandbox: bool, as_json: bool) -> None:
-    """Run the conformance kit on a tool, env, sandbox or engine.
+    """Run the conformance kit on a tool, env, plan, retriever, sandbox or engine.
 
     NAME is a registered name, `package.module:Attr` or `file.py:Attr`. Exit code 4 when a check
     fails.
@@ -39,16 +40,19 @@ def command(kind: str, name: str, words: tuple[str, ...], no_sandbox: bool, as_j
     \b
     agentrl check tool my_package.tools:search
     agentrl check env retool_math env.tools=none
+    agentrl check retriever fts5 retriever.path=corpus.db
     agentrl check sandbox local
     """
-    from agentrl.compose import compose
+    from agentrl.compose import GROUPS, compose
 
-    chosen = [f"{kind}={name}"] if kind != "tool" else []
-    config = compose([*chosen, *words])
+    chosen = [f"{kind}={name}"] if kind in GROUPS else []
+    own = [word for word in words if kind not in GROUPS and word.startswith(f"{kind}.")]
+    config = compose([*chosen, *(word for word in words if word not in own)])
     if kind == "sandbox":
         results = asyncio.run(_sandbox(config, as_json=as_json))
     else:
-        results = asyncio.run(_results(kind, name, config, real=not no_sandbox))
+        node = _node(kind, name, own)
+        results = asyncio.run(_results(kind, node, config, real=not no_sandbox))
         for result in results:
             _show(result, as_json)
     failed = sum(not result.ok for result in results)
@@ -81,13 +85,27 @@ def _sum(results: Sequence[CheckResult]) -> str:
     return ", ".join(parts)
 
 
-async def _results(kind: str, name: str, config: RunConfig, *, real: bool) -> Sequence[CheckResult]:
+def _node(kind: str, name: str, words: Sequence[str]) -> Plugin:
+    """The plug-in with the options that `kind.option=value` words give it."""
+    from omegaconf import OmegaConf
+
+    from agentrl.config import Plugin
+
+    given = OmegaConf.from_dotlist([word.removeprefix(f"{kind}.") for word in words])
+    return Plugin.model_validate({"name": name, **dict(given)})
+
+
+async def _results(
+    kind: str, node: Plugin, config: RunConfig, *, real: bool
+) -> Sequence[CheckResult]:
     if kind == "engine":
         return await _engine(config)
+    if kind in ("plan", "retriever"):
+        return await (_plan(node) if kind == "plan" else _retriever(node))
     async with AsyncExitStack() as stack:
         pool = await _pool(config, stack) if real else None
         if kind == "tool":
-            return await _tool(name, pool)
+            return await _tool(node, pool)
         return await _env(config, pool)
 
 
@@ -105,11 +123,38 @@ async def _pool(config: RunConfig, stack: AsyncExitStack) -> SandboxPool | None:
     return pool
 
 
-async def _tool(name: str, pool: SandboxPool | None) -> Sequence[CheckResult]:
-    from agentrl.registry import resolve
+async def _tool(node: Plugin, pool: SandboxPool | None) -> Sequence[CheckResult]:
+    from agentrl.plugins import build_tool
     from agentrl.testing import check_tool
+    from agentrl.toolset import Toolset
 
-    return await check_tool(resolve("tool", name), pool=pool)
+    def make() -> Tool:
+        made = build_tool(node)
+        if isinstance(made, Toolset):
+            raise UserError(
+                f"{node.name} is a set of tools, known only once it is asked; check a tool of it by "
+                "`package.module:Attr`"
+            )
+        return made
+
+    make()
+    return await check_tool(make, pool=pool)
+
+
+async def _plan(node: Plugin) -> Sequence[CheckResult]:
+    from agentrl.plugins import build
+    from agentrl.testing import check_plan
+
+    return await check_plan(lambda renderer: build("plan", node, group_size=4, renderer=renderer))
+
+
+async def _retriever(node: Plugin) -> Sequence[CheckResult]:
+    from agentrl.plugins import maker
+    from agentrl.testing import check_retriever
+
+    make = maker("retriever", node)
+    await make().close()  # what is wrong with its options is said once
+    return await check_retriever(make)
 
 
 async def _env(config: RunConfig, pool: SandboxPool | None) -> Sequence[CheckResult]:

@@ -13,6 +13,7 @@ from agentrl.errors import UserError
 USES = {
     "tool": "agentrl check tool {name}",
     "env": "agentrl train env={name}",
+    "plan": "agentrl train env=retool_math rollout.plan.name={name}",
     "reward": "agentrl train env=retool_math 'algo.rewards=[{{name: {name}}}]'",
 }
 
@@ -21,7 +22,7 @@ USES = {
 @click.argument("kind", type=click.Choice(tuple(TEXTS)))
 @click.argument("name")
 def command(kind: str, name: str) -> None:
-    """Scaffold a tool, an environment or a reward, with a passing test.
+    """Scaffold a tool, an environment, a reward or a rollout plan, with a passing test.
 
     \b
     agentrl new tool word_count

@@ -165,10 +165,61 @@ def test_calls_cost_something():
     assert asyncio.run(score(replace(NONE, calls=(CALL, CALL)), None)) == {"@NAME@": -0.2}
 """
 
+PLAN = '''\
+"""The @NAME@ rollout plan."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from agentrl.points import Ctx, Services
+from agentrl.trajectory import Group, Trajectory
+from agentrl.types import Task
+
+
+class @CLASS@:
+    """Samples half of a group; the other half only where the first does not agree."""
+
+    def __init__(self, *, group_size: int = 8) -> None:
+        """`group_size` is the run's; further options are set with rollout.plan={name: @NAME@, ...}."""
+        self.group_size = group_size
+
+    async def collect(self, task: Task, services: Services, ctx: Ctx) -> Group:
+        """The siblings of one task, in order."""
+        half = (self.group_size + 1) // 2
+        members = await self._sampled(range(half), task, services, ctx)
+        if len({member.rewards.get("env") for member in members}) > 1:
+            members += await self._sampled(range(half, self.group_size), task, services, ctx)
+        return Group(task, tuple(members), ctx.step)
+
+    async def _sampled(
+        self, siblings: Iterable[int], task: Task, services: Services, ctx: Ctx
+    ) -> list[Trajectory]:
+        async with asyncio.TaskGroup() as group:
+            running = [
+                group.create_task(services.episodes.run(task, sibling, ctx)) for sibling in siblings
+            ]
+        return [one.result() for one in running]
+'''
+
+PLAN_TEST = """\
+import asyncio
+
+from agentrl.testing import check_plan, failures
+
+from @NAME@ import @CLASS@
+
+
+def test_it_keeps_the_plan_contract():
+    assert failures(asyncio.run(check_plan(lambda renderer: @CLASS@(group_size=4)))) == []
+"""
+
 TEXTS: Mapping[str, tuple[str, str]] = {
     "tool": (TOOL, TOOL_TEST),
     "env": (ENV, ENV_TEST),
     "reward": (REWARD, REWARD_TEST),
+    "plan": (PLAN, PLAN_TEST),
 }
 """Kind -> the plug-in and its test."""
 

@@ -12,7 +12,9 @@ from __future__ import annotations
 from agentrl.testing.engine_kit import check_engine
 from agentrl.testing.env_kit import check_env
 from agentrl.testing.fakes import FakePool, FakeSandbox
+from agentrl.testing.plan_kit import check_plan
 from agentrl.testing.result import CheckResult, failures
+from agentrl.testing.retriever_kit import check_retriever
 from agentrl.testing.sandbox_kit import check_sandbox
 from agentrl.testing.tool_kit import check_tool
 
@@ -22,6 +24,8 @@ __all__ = [
     "FakeSandbox",
     "check_engine",
     "check_env",
+    "check_plan",
+    "check_retriever",
     "check_sandbox",
     "check_tool",
     "failures",

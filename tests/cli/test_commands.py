@@ -90,7 +90,7 @@ def test_check_of_a_bad_tool_ends_with_4(capsys: pytest.CaptureFixture[str], tmp
     }
 
 
-@pytest.mark.parametrize("kind", ["tool", "env", "reward"])
+@pytest.mark.parametrize("kind", ["tool", "env", "reward", "plan"])
 def test_a_scaffold_passes_its_own_test(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

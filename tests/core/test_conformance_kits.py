@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping
 from random import Random
 from typing import ClassVar
@@ -13,17 +14,21 @@ from agentrl.context import Context
 from agentrl.engine.base import EngineStatistics, Generation, Sampling
 from agentrl.env import Action, Env, Observation, StepInfo, StepResult
 from agentrl.errors import SandboxError, ToolError
+from agentrl.points import Ctx, Services
+from agentrl.rollout.plans.sample import Sample
 from agentrl.sandbox import ExecResult
 from agentrl.testing import (
     FakePool,
     FakeSandbox,
     check_engine,
     check_env,
+    check_plan,
     check_sandbox,
     check_tool,
     failures,
 )
 from agentrl.tool import tool
+from agentrl.trajectory import Group
 from agentrl.types import JsonValue, Message, Task
 
 
@@ -297,3 +302,35 @@ async def test_the_engine_kit_names_each_fault(fault: str, wrong: set[str]):
 async def test_an_unseeded_engine_is_caught():
     results = await check_engine(lambda: TableEngine("unseeded"), np.array([1, 2, 3]))  # type: ignore[arg-type, return-value]
     assert "a seed decides the draws" in names(results)
+
+
+class Twice:
+    """A plan that gives the same trajectory twice, and the fastest first."""
+
+    async def collect(self, task: Task, services: Services, ctx: Ctx) -> Group:
+        running = [
+            asyncio.create_task(services.episodes.run(task, sibling, ctx)) for sibling in range(4)
+        ]
+        done = [await one for one in asyncio.as_completed(running)]
+        return Group(task, (*done, done[0]), ctx.step)
+
+
+class Fearful(Sample):
+    """A plan that raises what the world did."""
+
+    async def collect(self, task: Task, services: Services, ctx: Ctx) -> Group:
+        group = await super().collect(task, services, ctx)
+        if any(t.error for t in group.trajectories):
+            raise RuntimeError("one was lost")
+        return group
+
+
+async def test_faults_of_a_plan_have_their_names():
+    assert failures(await check_plan(lambda renderer: Sample(group_size=4))) == []
+    assert names(await check_plan(lambda renderer: Twice())) == {
+        "members have uids and sibling numbers of their own",
+        "the order in which tools answer changes nothing",
+    }
+    assert names(await check_plan(lambda renderer: Fearful(group_size=4))) == {
+        "a failure of the world is in the group, not raised"
+    }
