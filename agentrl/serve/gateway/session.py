@@ -48,6 +48,8 @@ class _Draft:
     """Ledger lines of the calls that they answer."""
     grows: Row | None = None
     """The known row that goes on; None begins another one."""
+    rendered: bool = False
+    """That one is rendered from text, not from known ids."""
 
 
 class Session:
@@ -160,7 +162,8 @@ class Session:
     def _draft(self, request: ChatRequest, place: Place | None) -> _Draft:
         sent = list(request.messages)
         if place is None:
-            return _Draft(self._rendered(request), sent, sent)
+            opened, fresh = self._rendered(request)
+            return _Draft(fresh, sent, opened, rendered=True)
         row, mark = place
         base = row.transcript
         if not place.last:
@@ -174,13 +177,13 @@ class Session:
             row if place.last else None,
         )
 
-    def _rendered(self, request: ChatRequest) -> Transcript:
-        """A fresh row; what was said elsewhere is retold as its prompt."""
+    def _rendered(self, request: ChatRequest) -> tuple[Sequence[Message], Transcript]:
+        """A fresh row and its messages; what was said elsewhere is retold as its prompt."""
         parts = self._parts
         retold = [self._retold(message) for message in request.messages]
         opening = open_conversation(parts.protocol, retold, request.tools)
         ids = parts.renderer.prompt_ids(opening.messages, opening.tools)
-        return Transcript().append(Segment(Origin.PROMPT, ids))
+        return opening.messages, Transcript().append(Segment(Origin.PROMPT, ids))
 
     def _retold(self, message: Message) -> Message:
         """An assistant's calls in the protocol's words, where the template has no place for them."""
@@ -293,9 +296,8 @@ class Session:
         if draft.grows is not None:
             self.counts.continued += 1
             return draft.grows
-        rendered = len(draft.added) == len(draft.said)
-        self.counts.rendered += rendered
-        self.counts.branched += not rendered
+        self.counts.rendered += draft.rendered
+        self.counts.branched += not draft.rendered
         row = Row(draft.transcript, request.tools)
         self.rows.append(row)
         return row
