@@ -6,6 +6,7 @@ row; `data.layout` overrides it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
@@ -120,8 +121,11 @@ def _qa(row: Row) -> Problem:
 
 
 def _hotpotqa(row: Row) -> Problem:
-    """HotpotQA and 2WikiMultihopQA: `context` holds (title, sentences) pairs, or two columns."""
-    context = row.values.get("context")
+    """HotpotQA and 2WikiMultihopQA: `context` holds (title, sentences) pairs, or two columns.
+
+    Either may be written as a JSON string.
+    """
+    context = _unquoted(row.values.get("context"))
     columns = _record(context)
     pairs: list[tuple[JsonValue, JsonValue]]
     if columns:
@@ -133,7 +137,7 @@ def _hotpotqa(row: Row) -> Problem:
         _passage(title, " ".join(str(text).strip() for text in _list(texts)))
         for title, texts in pairs
     ]
-    facts = row.values.get("supporting_facts")
+    facts = _unquoted(row.values.get("supporting_facts"))
     support = [[title] for title in _list(_record(facts).get("title"))] or _list(facts)
     return _asked(row, passages, support)
 
@@ -143,6 +147,16 @@ def _musique(row: Row) -> Problem:
     paragraphs = [_record(entry) for entry in _list(row.values.get("paragraphs"))]
     passages = [_passage(p.get("title"), p.get("paragraph_text")) for p in paragraphs]
     return _asked(row, passages, [[p.get("title")] for p in paragraphs if p.get("is_supporting")])
+
+
+def _unquoted(value: JsonValue) -> JsonValue:
+    """A list or record that stands in a string as JSON; anything else as it is."""
+    if not isinstance(value, str) or value[:1] not in ("[", "{"):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
 
 
 def _passage(title: JsonValue, text: JsonValue) -> Mapping[str, JsonValue]:
@@ -244,7 +258,7 @@ def _fits_qa(values: Mapping[str, JsonValue]) -> bool:
 
 
 def _fits_hotpotqa(values: Mapping[str, JsonValue]) -> bool:
-    context = values.get("context")
+    context = _unquoted(values.get("context"))
     return _has(values, "question", "answer") and bool(_list(context) or _record(context))
 
 
@@ -274,9 +288,7 @@ LAYOUTS: Mapping[str, Layout] = {
             lambda values: _has(values, "question", "answer", "paragraphs"),
             _musique,
         ),
-        Layout(
-            "livecodebench", ", ".join(NEEDED), lambda values: _has(values, *NEEDED), _livecode
-        ),
+        Layout("livecodebench", ", ".join(NEEDED), lambda values: _has(values, *NEEDED), _livecode),
         Layout("gsm8k", "question, answer ending in #### x", _fits_gsm8k, _gsm8k),
         Layout("qa", "question, answer: list of texts", _fits_qa, _qa),
         Layout("math", "problem or question, answer or solution with \\boxed", _fits_math, _math),

@@ -64,6 +64,20 @@ def test_hotpotqa_in_columns(tmp_path: Path) -> None:
     assert task.metadata == {"answers": ["Bob"], "passages": PASSAGES, "support": ["Rex"]}
 
 
+def test_2wiki_as_json_in_strings(tmp_path: Path) -> None:
+    row = {
+        "question": "Who?",
+        "answer": "Bob",
+        "supporting_facts": json.dumps([["Ada", 1]]),
+        "context": json.dumps(FACTS),
+    }
+    task = read(tmp_path, row)
+    assert task.metadata == {"answers": ["Bob"], "passages": PASSAGES, "support": ["Ada"]}
+    broken = {**row, "context": "[not JSON"}
+    with pytest.raises(UserError, match="no passage can be read"):
+        read(tmp_path, broken, layout="hotpotqa")
+
+
 def test_musique_with_aliases(tmp_path: Path) -> None:
     task = read(
         tmp_path,
