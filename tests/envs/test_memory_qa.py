@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -408,6 +410,27 @@ async def test_a_blind_turn_serves_either_role() -> None:
         assert steps[-1].info.answer is not None
         asked = env.random_turn(Random(seed)).split()[0]
         assert env.invalid == (asked in ("UPDATE", "DELETE"))  # there is nothing to update yet
+    await env.close()
+
+
+ENCODER = """
+class Letters:
+    def encode(self, texts):
+        return [[float(text.casefold().count(letter)) for letter in "dot"] for text in texts]
+"""
+
+
+async def test_an_encoder_retrieves_by_cosine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`Bo: got dog` counts (d, o, t) = (1, 3, 1): nearest is `dog dot` = (2, 2, 1), then `ttt`."""
+    (tmp_path / "letters_encoder.py").write_text(ENCODER)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    story = told("single", "home", *MOVES[:1])
+    story = replace(story, sessions=(*story.sessions, (Event("add", "Bo", "pets", "dog"),)))
+    env, task = made(story, related=1, encoder="letters_encoder:Letters")
+    (step,) = await played(env, task, ["ADD ttt\nADD dog dot\nADD ddd"])
+    assert step.observation[0].content == "2 dog dot\n> Bo: got dog"
     await env.close()
 
 

@@ -35,6 +35,7 @@ from agentrl_envs.memory_qa.retrieval import for_answer
 from agentrl_envs.memory_qa.story import KINDS, LEAST_SLOTS, SPLITS, Author, Kind, Shape
 from agentrl_envs.memory_qa.stream import generated
 from agentrl_tools.memory import Entry, MemoryBank, Operation, apply, parse_operations
+from agentrl_tools.memory.vectors import load_encoder
 
 POLICY, EXACT = "policy", "exact"
 
@@ -65,6 +66,7 @@ class MemoryQA(Env):
         reward: Literal["em", "f1"] = "em",
         care: float = 1.0,
         locomo: str | None = None,
+        encoder: str | None = None,
     ) -> None:
         """Make one episode's environment.
 
@@ -87,6 +89,8 @@ class MemoryQA(Env):
             care: how often `expert` takes an event in exactly; below 1 it misses or overwrites things
                 on purpose, for making a model that has something left to learn.
             locomo: a `locomo10.json` to take tasks from instead of generating them.
+            encoder: `module:Attr` of a text encoder; memories are then retrieved by cosine, as
+                published, instead of by shared words.
 
         Raises UserError on a size, a kind or a role that does not fit.
         """
@@ -105,6 +109,7 @@ class MemoryQA(Env):
         self.partners = () if answerer in (POLICY, EXACT) else (answerer,)
         self.related, self.retrieved, self.reward, self.care = related, retrieved, reward, care
         self.locomo = locomo
+        self._encoder = None if encoder is None else load_encoder(encoder)
         if care < 1 or locomo is not None:
             self.expert_floor = None
         if manages == "random":  # most sessions do not matter to the answer
@@ -136,7 +141,7 @@ class MemoryQA(Env):
         self._task, self._dialogue = task, dialogue_of(task, self.style)
         if self._dialogue.story is None and self.answerer == EXACT:
             self._dialogue.read(())
-        self._bank, self._at, self._invalid = MemoryBank(), 0, 0
+        self._bank, self._at, self._invalid = MemoryBank(encoder=self._encoder), 0, 0
         self._skip()
         return self._shown()
 
