@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import final
 
 from agentrl.context import Context
@@ -10,6 +11,7 @@ from agentrl.errors import ToolError
 from agentrl.sandbox import ExecResult, Sandbox
 from agentrl.types import JsonValue, ToolFault, ToolResult
 from agentrl_tools.clip import clip_middle
+from agentrl_tools.display import Display, is_artist
 
 SILENT = "(no output)"
 """What the model reads when its code said nothing."""
@@ -20,7 +22,7 @@ class PythonTool:
     """Runs code and returns what it printed and the value of a last bare expression.
 
     Variables live on between the calls of one episode. The sandbox is leased at the first call, so
-    an episode that never computes costs none.
+    an episode that never computes costs none. New figures are described in words.
     """
 
     name = "python"
@@ -34,6 +36,7 @@ class PythonTool:
         self.max_chars = max_chars
         self._ctx: Context | None = None
         self._sandbox: Sandbox | None = None
+        self._display = Display()
 
     @property
     def description(self) -> str:
@@ -63,8 +66,10 @@ class PythonTool:
             raise RuntimeError("open() the python tool before calling it")
         if self._sandbox is None:
             self._sandbox = await self._ctx.lease_sandbox()
+        await self._display.before(self._sandbox, code)
         result = await self._sandbox.run(code, timeout_s=self._ctx.remaining_s(self.timeout_s))
-        clipped = clip_middle(shown(result, self.timeout_s), self.max_chars)
+        figures = await self._display.after(self._sandbox, result)
+        clipped = clip_middle(self._said(result, figures), self.max_chars)
         return ToolResult(
             call_id="",
             content=clipped.text,
@@ -73,14 +78,26 @@ class PythonTool:
             queue_s=result.queue_s,
         )
 
+    def _said(self, result: ExecResult, figures: str) -> str:
+        if not figures:
+            return shown(result, self.timeout_s)
+        if is_artist(result.value):
+            result = replace(result, value=None)
+        text = shown(result, self.timeout_s)
+        return figures if text == SILENT else f"{text}\n{figures}"
+
     async def fork(self, n: int) -> list[PythonTool]:
         """Copies that go on from the present variables: their leases hold copied interpreters."""
-        return [PythonTool(timeout_s=self.timeout_s, max_chars=self.max_chars) for _ in range(n)]
+        made = [PythonTool(timeout_s=self.timeout_s, max_chars=self.max_chars) for _ in range(n)]
+        for tool in made:
+            tool._display = self._display.copy()
+        return made
 
     async def close(self) -> None:
         """Let go of the lease; the episode that granted it closes it."""
         self._sandbox = None
         self._ctx = None
+        self._display = Display()
 
 
 def fault(result: ExecResult) -> ToolFault | None:
