@@ -31,8 +31,8 @@ from agentrl.types import Message, Task, ToolResult
 MakePlan: TypeAlias = Callable[[Renderer], RolloutPlan]
 TASK = Task("two-and-two", "2 + 2?", "4")
 TURNS = (
-    "<answer>4</answer>", "<answer>5</answer>", "so <answer>5</answer>", "x <code>1</code>",
-    "<code>2+2</code>", "<code></code>", "x x x", "<think>x</think><answer>4</answer>",
+    "<answer>4</answer>", "so <answer>5</answer>", "x x x", "<think>x</think><answer>4</answer>",
+    "<code></code>", "x <code>1</code>", "<code>2+2</code>", "<code>3+1</code>", "so <code>5-1</code>",
 )  # fmt: skip
 """What the scripted policy writes: right, wrong, calling, unreadable, rambling."""
 STEPS = 6
@@ -148,9 +148,9 @@ class _Kit:
     async def repeatable(self) -> None:
         """The order in which tools answer changes nothing."""
         for step in range(STEPS):
-            first, again = await self.collect(step, pace=1), await self.collect(step, pace=2)
-            same = [told(t) for t in first.trajectories] == [told(t) for t in again.trajectories]
-            expect(same, f"step {step} gave two different groups")
+            groups = [await self.collect(step, pace=pace) for pace in range(4)]
+            first, *others = [[told(t) for t in group.trajectories] for group in groups]
+            expect(all(o == first for o in others), f"step {step} gave two different groups")
 
     async def other_steps(self) -> None:
         """Another step samples anew."""
