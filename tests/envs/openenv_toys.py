@@ -1,7 +1,8 @@
-"""Environments written with OpenEnv's own classes. `python openenv_toys.py KIND PORT SESSIONS`."""
+"""Environments written with OpenEnv's own classes. `python openenv_toys.py KIND:PORT:SESSIONS...`."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from random import Random
@@ -134,7 +135,16 @@ KINDS: dict[str, tuple[Any, Any, Any]] = {
 }
 
 
+async def serve_all(words: list[str]) -> None:
+    """Serve every KIND:PORT:SESSIONS from this one process: importing openenv takes seconds."""
+    servers: list[uvicorn.Server] = []
+    for word in words:
+        kind, port, sessions = word.split(":")
+        app = create_app(*KINDS[kind], env_name=kind, max_concurrent_envs=int(sessions))
+        config = uvicorn.Config(app, host="127.0.0.1", port=int(port), log_level="warning")
+        servers.append(uvicorn.Server(config))
+    await asyncio.gather(*(server.serve() for server in servers))
+
+
 if __name__ == "__main__":
-    kind, port, sessions = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    app = create_app(*KINDS[kind], env_name=kind, max_concurrent_envs=sessions)
-    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning")
+    asyncio.run(serve_all(sys.argv[1:]))

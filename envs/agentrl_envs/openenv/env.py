@@ -73,7 +73,7 @@ class OpenEnv(Env):
         """
         if not url.startswith(("http://", "https://")):
             raise UserError(f"env.url: {url!r} must begin with http:// or https://")
-        if min(wait_s, 0) < 0 or min(connect_s, message_s) <= 0 or (sessions or 1) < 1:
+        if wait_s < 0 or min(connect_s, message_s) <= 0 or (sessions is not None and sessions < 1):
             raise UserError("env: wait_s is at least 0, other times above 0, sessions at least 1")
         self._url = url.rstrip("/")
         self._action: Literal["tool", "text"] = action

@@ -89,7 +89,10 @@ class Session:
         asked = {"type": kind} if data is None else {"type": kind, "data": data}
         try:
             async with asyncio.timeout(self._message_s):
-                await self._socket.send(json.dumps(asked))
+                with suppress(
+                    ConnectionClosed
+                ):  # what it said before it hung up is still to be read
+                    await self._socket.send(json.dumps(asked))
                 answer: object = json.loads(await self._socket.recv())
         except TimeoutError as error:
             raise OpenEnvLost(
