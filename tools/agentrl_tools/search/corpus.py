@@ -21,6 +21,8 @@ Told = Callable[[int], None]
 """Hears how many bytes of the file have been read."""
 STARTER = Path(__file__).with_name("starter.jsonl")
 """A few dozen passages to try things out with."""
+SQLITE_MAGIC = b"SQLite format 3\0"
+"""How an fts5 index begins."""
 _TOLD_EVERY = 512
 
 
@@ -33,6 +35,8 @@ def read_lines(path: Path, told: Told | None = None) -> Iterator[tuple[int, Pass
     if not path.is_file():
         raise UserError(f"there is no corpus {path}; give a .jsonl file of passages or an index")
     with path.open("rb") as raw, _unpacked(raw, path) as file:
+        if raw.peek(len(SQLITE_MAGIC)).startswith(SQLITE_MAGIC):
+            raise UserError(f"{path} is an index already; search it with retriever=fts5")
         try:
             for number, line in enumerate(file, 1):
                 if line.strip():
@@ -97,7 +101,7 @@ def passages_from(corpus: str | None, passages: Sequence[Passage] | None) -> lis
 def passage_of(line: bytes | str, where: str) -> Passage:
     """One line. Raises UserError beginning with `where`."""
     try:
-        row: object = json.loads(line)
+        row: object = json.loads(line.rstrip())
     except (ValueError, RecursionError) as error:
         column = f", column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
         told = error.msg if isinstance(error, json.JSONDecodeError) else error
@@ -133,6 +137,7 @@ def one_line(title: str) -> str:
 
 
 __all__ = [
+    "SQLITE_MAGIC",
     "STARTER",
     "Told",
     "checked",

@@ -13,11 +13,17 @@ from urllib.parse import quote
 
 from agentrl.errors import SetupError, UserError, WorldFault
 from agentrl.retrieval import Hit, Passage
-from agentrl_tools.search.corpus import Told, empty, passages_from, read_lines, repeated
+from agentrl_tools.search.corpus import (
+    SQLITE_MAGIC,
+    Told,
+    empty,
+    passages_from,
+    read_lines,
+    repeated,
+)
 from agentrl_tools.search.local import LocalRetriever
 from agentrl_tools.search.words import query_words
 
-_MAGIC = b"SQLite format 3\0"
 _KIND, _VERSION = 0x61675254, 1
 """Stamped into the file: whose it is, and its layout."""
 _STAGE = """
@@ -82,7 +88,11 @@ class Fts5(LocalRetriever):
             except BaseException:
                 self.release()
                 raise
-        self._size = self._count_all()
+        try:
+            self._size = self._count_all()
+        except sqlite3.Error as error:
+            self.release()
+            raise UserError(f"{self._path} is damaged ({error}); build it again") from error
 
     @classmethod
     def build_index(cls, corpus: Path, index: Path, told: Told) -> int:
@@ -166,7 +176,7 @@ def _index_file(corpus: str) -> Path | None:
     path = Path(corpus).expanduser()
     try:
         with path.open("rb") as file:
-            if file.read(len(_MAGIC)) != _MAGIC:
+            if file.read(len(SQLITE_MAGIC)) != SQLITE_MAGIC:
                 return None
     except IsADirectoryError:
         raise UserError(f"{path} is a folder, and an fts5 index is a file") from None
