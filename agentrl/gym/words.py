@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Mapping
 from random import Random
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import gymnasium
 import numpy as np
@@ -15,6 +15,8 @@ import numpy.typing as npt
 from gymnasium import spaces
 
 from agentrl.errors import UserError
+
+Bounds: TypeAlias = "npt.NDArray[np.float64]"
 
 WIDE = 1e6
 """A bound of a box beyond this counts as none."""
@@ -74,7 +76,7 @@ def random_action(space: gymnasium.Space[Any], rng: Random) -> str:
     if isinstance(space, spaces.Discrete):
         return str(int(space.start) + rng.randrange(int(space.n)))
     if isinstance(space, spaces.Box):
-        lows, highs = _listed(space.low), _listed(space.high)
+        lows, highs = _listed(cast(Bounds, space.low)), _listed(cast(Bounds, space.high))
         drawn = [_between(low, high, rng) for low, high in zip(lows, highs, strict=True)]
         whole = np.issubdtype(cast(Any, space.dtype), np.integer)
         return json.dumps([int(x) for x in drawn] if whole else drawn)
@@ -84,8 +86,8 @@ def random_action(space: gymnasium.Space[Any], rng: Random) -> str:
     return "".join(rng.choices("abcdefghijklmnopqrstuvwxyz ", k=8))
 
 
-def _listed(bounds: npt.NDArray[Any]) -> list[float]:
-    return [float(bound) for bound in bounds.ravel()]
+def _listed(bounds: Bounds) -> list[float]:
+    return [float(bound) for bound in bounds.astype(np.float64).ravel()]
 
 
 def _between(low: float, high: float, rng: Random) -> float:

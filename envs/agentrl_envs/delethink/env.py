@@ -37,8 +37,8 @@ class Delethink(Env):
         style: Style = "plain",
         machines: tuple[str, ...] = tuple(MACHINES),
         steps: tuple[int, int] = (24, 48),
-        chunk: int = 300,
-        carry: int = 60,
+        chunk: int = 120,
+        carry: int = 40,
         keep_head: int = 0,
         chunks: int = 8,
         renew: bool = True,
@@ -151,7 +151,7 @@ class Delethink(Env):
 
         Raises UserError when the chunks are too small or too few for the task.
         """
-        lines = [line(n, state, self.style) for n, state in enumerate(_states(task))]
+        lines = [line(n, *step, self.style) for n, step in enumerate(_steps(task))]
         ending = f"{OPEN}{task.answer}{CLOSE}"
         if not self.renew:
             return ["".join(lines) + ending]
@@ -195,9 +195,11 @@ def _machine(task: Task) -> Machine:
     return MACHINES[name]
 
 
-def _states(task: Task) -> list[str]:
+def _steps(task: Task) -> list[tuple[str, str]]:
+    """Every operation and the state after it."""
     operations = cast("list[str]", task.metadata["operations"])
-    return _machine(task).run(str(task.metadata["start"]), operations)
+    states = _machine(task).run(str(task.metadata["start"]), operations)
+    return list(zip(operations, states, strict=True))
 
 
 def _answer(response: str, end: int) -> str | None:

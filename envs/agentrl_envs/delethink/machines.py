@@ -53,7 +53,7 @@ def _add(state: str, operation: Operation) -> str:
 SUMS = Machine(
     name="sums",
     state=lambda rng: str(rng.randrange(10)),
-    draw=lambda rng: str(rng.randrange(10)),
+    draw=lambda rng: str(rng.randint(1, 3)),
     apply=_add,
     words=lambda operation: f"add {operation}",
     rules="The state is one digit; only the last digit of a sum is kept.",
@@ -144,9 +144,7 @@ def chosen(names: Sequence[str]) -> tuple[Machine, ...]:
     return tuple(MACHINES[name] for name in names)
 
 
-def question(
-    machine: Machine, start: str, operations: Sequence[Operation], style: Style
-) -> str:
+def question(machine: Machine, start: str, operations: Sequence[Operation], style: Style) -> str:
     """The task in words, or as `start`, then every step's label and operation."""
     if style == "terse":
         steps = zip(LABELS, operations, strict=False)
@@ -159,9 +157,9 @@ def question(
     )
 
 
-def line(number: int, state: str, style: Style) -> str:
-    """How the state after step `number`, counted from 0, is written down."""
-    return f"{LABELS[number]}{state}" if style == "terse" else f"{number + 1}: {state}\n"
+def line(number: int, operation: Operation, state: str, style: Style) -> str:
+    """How step `number`, counted from 0, and the state after it are written down."""
+    return f"{LABELS[number]}{operation}{state}" if style == "terse" else f"{number + 1}: {state}\n"
 
 
 __all__ = ["LABELS", "MACHINES", "Machine", "Style", "chosen", "line", "question"]
