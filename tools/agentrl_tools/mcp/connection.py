@@ -14,7 +14,7 @@ import anyio
 
 from agentrl.errors import SetupError, ToolError, UserError, WorldFault
 from agentrl.types import JsonValue
-from agentrl_tools.mcp import background
+from agentrl_tools import background
 from agentrl_tools.mcp.target import Target
 
 if TYPE_CHECKING:

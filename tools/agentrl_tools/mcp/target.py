@@ -16,7 +16,7 @@ from agentrl.errors import SetupError, UserError
 if TYPE_CHECKING:
     from mcp import Client
 
-GUARD = Path(__file__).with_name("guard.py")
+GUARD = Path(__file__).parent.with_name("guard.py")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The thread in which this process's MCP connections live.
+"""The thread in which connections live that all episodes of this process share.
 
 A connection belongs to one event loop, and episodes come and go with theirs (a run, a Gymnasium
 session, a test); a loop of its own lets all of them share a server. The thread ends with the process.
@@ -35,7 +35,7 @@ async def run(work: Callable[[Unpack[Ts]], Awaitable[T]], *arguments: *Ts) -> T:
 def _portal(process: int) -> BlockingPortal:
     """One per process: a forked child has the memory of the thread, but not the thread."""
     stack = ExitStack()
-    portal = stack.enter_context(start_blocking_portal(name="agentrl-mcp"))
+    portal = stack.enter_context(start_blocking_portal(name="agentrl-background"))
 
     def end() -> None:
         if os.getpid() == process:
