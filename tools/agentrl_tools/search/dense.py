@@ -12,7 +12,7 @@ from agentrl_tools.search.corpus import Told, read_corpus
 from agentrl_tools.search.encoders import Encode, load_encoder, vectors
 from agentrl_tools.search.folder import source_of, write_note, write_passages
 from agentrl_tools.search.local import LocalRetriever, library
-from agentrl_tools.search.words import query_words
+from agentrl_tools.search.words import query_words, utf8
 
 DEFAULT_ENCODER = "agentrl_tools.search.bert:NumpyBert"
 _BATCH = 256
@@ -104,7 +104,7 @@ class Dense(LocalRetriever):
         """The passages nearest to a query that holds a word."""
         if not query_words(query) or self._index is None:
             return []
-        text = f"{self._query_prefix}{query}".encode("utf-8", "replace").decode("utf-8")
+        text = utf8(f"{self._query_prefix}{query}")
         limit = min(k + _SPARE, len(self._passages))
         scores, places = self._index.search(vectors(self._encode, [text]), limit)
         found = [

@@ -12,6 +12,7 @@ from agentrl.types import JsonValue
 from agentrl_tools.search.corpus import one_line
 from agentrl_tools.search.local import wanted
 from agentrl_tools.search.wire import Refused, Wire
+from agentrl_tools.search.words import utf8
 
 TOKEN_ENV = "AGENTRL_RETRIEVER_TOKEN"
 
@@ -46,7 +47,7 @@ class Remote:
         """What the server found, in its order. Raises WorldFault, SetupError for a wrong token."""
         if not wanted(queries, k):
             return [[] for _ in queries]
-        body = {"queries": list(queries), "topk": k, "return_scores": True}
+        body = {"queries": [utf8(query) for query in queries], "topk": k, "return_scores": True}
         token = os.environ.get(self._token_env)
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         try:

@@ -18,10 +18,12 @@ from agentrl_tools.search.corpus import one_line
 from agentrl_tools.search.local import wanted
 from agentrl_tools.search.rate import Rate
 from agentrl_tools.search.wire import Refused, Wire
-from agentrl_tools.search.words import query_words
+from agentrl_tools.search.words import query_words, utf8
 
 _FEWEST = 10
 """Results asked for at least, so that one answer serves every smaller `k`."""
+_LONGEST = 2048
+"""Characters of a query; search engines refuse longer ones."""
 
 
 @final
@@ -72,6 +74,7 @@ class Web:
         """
         if not wanted(queries, k):
             return [[] for _ in queries]
+        self._wire.refuse_if_closed()
         tasks: list[Task[list[Hit]]] = []
         try:
             async with asyncio.TaskGroup() as group:
@@ -83,7 +86,7 @@ class Web:
     async def _search(self, query: str, k: int) -> list[Hit]:
         if not query_words(query):
             return []
-        asked: Asked = {"url": self._url, "q": query, "num": max(k, _FEWEST)}
+        asked: Asked = {"url": self._url, "q": utf8(query[:_LONGEST]), "num": max(k, _FEWEST)}
         return read_organic(await self._answer(asked), self._url)[:k]
 
     async def _answer(self, asked: Asked) -> JsonValue:

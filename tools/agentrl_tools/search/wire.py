@@ -71,14 +71,17 @@ class Wire:
     async def _post(
         self, url: str, body: Mapping[str, JsonValue], headers: Mapping[str, str]
     ) -> Any:
-        # Escaped to plain ASCII: broken surrogates, which models write, are no UTF-8.
         content = json.dumps(body).encode("ascii")
         sent = {"Content-Type": "application/json", **headers}
         return await self._client().post(url, content=content, headers=sent)
 
-    def _client(self) -> Any:
+    def refuse_if_closed(self) -> None:
+        """Raises WorldFault once closed."""
         if self._closed:
             raise WorldFault(f"the {self._what} retriever is closed")
+
+    def _client(self) -> Any:
+        self.refuse_if_closed()
         loop = asyncio.get_running_loop()
         client = self._clients.get(loop)
         if client is None:

@@ -24,4 +24,9 @@ def query_words(query: str) -> list[str]:
     return list(dict.fromkeys(words_of(query)))[:MOST_WORDS]
 
 
-__all__ = ["MOST_WORDS", "query_words", "words_of"]
+def utf8(text: str) -> str:
+    """The text with `?` for broken surrogates, which models write and others' servers refuse."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+__all__ = ["MOST_WORDS", "query_words", "utf8", "words_of"]
