@@ -24,6 +24,9 @@ from agentrl_envs.tool_env import ToolEnv
 
 Metric = Literal["em", "f1"]
 
+ASK = "Answer the question by searching. Put a short answer inside <answer> and </answer>."
+"""Precedes the question in the plain style, whether or not a protocol describes tags."""
+
 
 @dataclass(frozen=True, slots=True)
 class SearchOptions:
@@ -94,13 +97,14 @@ class SearchEnv(ToolEnv):
         return made
 
     def first_messages(self, task: Task) -> Observation:
-        """The question, as one user message; Search-R1's instructions are the protocol's."""
+        """The question, as one user message that ends as Search-R1's does."""
         if task.answer is None:
             raise UserError(f"task {task.id} has no answer; search needs one to check against")
         asked = task.question.strip()
         if self.options.style == "terse":
             return (Message("user", asked),)
-        return (Message("user", f"Question: {asked}{'' if asked.endswith('?') else '?'}"),)
+        mark = "" if asked.endswith("?") else "?"
+        return (Message("user", f"{ASK}\nQuestion: {asked}{mark}"),)
 
     async def reset(self, task: Task, *, seed: int) -> Observation:
         """Ask the question over its corpus. Raises UserError on a task that comes without one."""
@@ -154,4 +158,4 @@ def accepted(task: Task) -> Sequence[str]:
     return [str(task.answer), *(str(answer) for answer in more)]
 
 
-__all__ = ["Metric", "SearchEnv", "SearchOptions", "accepted"]
+__all__ = ["ASK", "Metric", "SearchEnv", "SearchOptions", "accepted"]

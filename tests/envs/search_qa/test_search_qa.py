@@ -120,6 +120,15 @@ async def test_search_shows_the_best_passages_and_the_answer_ends() -> None:
     assert answer.info.answer == "robert bob."
 
 
+async def test_what_is_asked_ends_with_the_question() -> None:
+    """Search-R1 appends a missing question mark; tiny models read the question alone."""
+    env = SearchQA()
+    (asked,) = await env.reset(DOGS, seed=0)
+    assert asked.content.endswith("</answer>.\nQuestion: Who feeds the dog of Ada?")
+    terse = SearchQA(style="terse")
+    assert (await terse.reset(DOGS, seed=0))[0].content == "Who feeds the dog of Ada"
+
+
 async def test_f1_is_an_option_and_boxes_are_opened() -> None:
     """`robert bob of york` has 2 of 4 words in the gold `Robert Bob`: F1 = 2 * .5 * 1 / 1.5 = 2/3."""
     (scored,) = await played(SearchQA(metric="f1"), DOGS, "<answer>Robert Bob of York</answer>")
