@@ -127,7 +127,7 @@ async def test_hostile_figures_cost_nothing(local_pool: SandboxPool) -> None:
     async with opened(local_pool) as (python, _):
         many = "helpers.Gcf.figs = {i: manager(Figure()) for i in range(500)}"
         assert len(await ran(python, f"{FAKE}\n{many}")) == 1500
-        lying = "import sys; sys.modules['_agentrl_show'].figures = lambda: 1 / 0"
+        lying = "import sys; sys.modules['agentrl_tools.inside_show'].figures = lambda: 1 / 0"
         assert await ran(python, lying) == "(no output)"
         assert await ran(python, "1") == "1"
 

@@ -137,12 +137,14 @@ async def test_rows_cells_and_bytes_are_bounded(local_pool: SandboxPool) -> None
 async def test_the_model_may_break_the_helper_but_not_the_tool(local_pool: SandboxPool) -> None:
     async with opened(local_pool) as (sql, box):
         assert await asked(sql, "SELECT max(people) AS n FROM town") == "n\n1200\n(1 row)"
-        await box.run("import sys; del sys.modules['_agentrl_sql']", timeout_s=5)
+        await box.run("import sys; del sys.modules['agentrl_tools.inside_sql']", timeout_s=5)
         assert await asked(sql, "SELECT max(people) AS n FROM town") == "n\n1200\n(1 row)"
         await box.reset()
         assert await asked(sql, "SELECT max(people) AS n FROM town") == "n\n1200\n(1 row)"
         for forged in ("'[1]'", "'{\"columns\": 3}'", "7", "'x' * 10**6", "1 / 0"):
-            forging = f"import sys; sys.modules['_agentrl_sql'].query = lambda *a: {forged}"
+            forging = (
+                f"import sys; sys.modules['agentrl_tools.inside_sql'].query = lambda *a: {forged}"
+            )
             await box.run(forging, timeout_s=5)
             with pytest.raises(ToolError, match="no readable result"):
                 await sql(query="SELECT 1")

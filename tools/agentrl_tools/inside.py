@@ -14,21 +14,24 @@ from importlib.resources import files
 
 from agentrl.sandbox import ExecResult, Sandbox
 
+_PACKAGE = "agentrl_tools"
 LOAD_S = 30.0
 """Seconds that loading a module may take."""
 _LOAD = """
 import sys, types
-module = sys.modules[{name!r}] = types.ModuleType({name!r})
-exec(compile({source!r}, {name!r}, "exec"), module.__dict__)
+for name, source in {modules!r}:
+    module = sys.modules[name] = types.ModuleType(name)
+    exec(compile(source, name, "exec"), module.__dict__)
 """
 
 
 class Inside:
-    """One such module."""
+    """One such module, and those it imports."""
 
-    def __init__(self, name: str) -> None:
-        self._file = f"inside_{name}.py"
-        self._module = f"_agentrl_{name}"
+    def __init__(self, name: str, *imported: str) -> None:
+        """`imported`: names of other such modules, each after those that it imports itself."""
+        self._modules = [f"inside_{one}" for one in (*imported, name)]
+        self._module = f"{_PACKAGE}.inside_{name}"
 
     async def call(
         self, sandbox: Sandbox, function: str, *arguments: object, timeout_s: float
@@ -47,12 +50,13 @@ class Inside:
 
     def _loading(self) -> str:
         # One expression statement, so that no name is left behind in the model's namespace.
-        return f"exec({_LOAD.format(name=self._module, source=_source(self._file))!r}, {{}})"
+        modules = [(f"{_PACKAGE}.{module}", _source(module)) for module in self._modules]
+        return f"exec({_LOAD.format(modules=modules)!r}, {{}})"
 
 
 @cache
-def _source(file: str) -> str:
-    return files("agentrl_tools").joinpath(file).read_text(encoding="utf-8")
+def _source(module: str) -> str:
+    return files(_PACKAGE).joinpath(f"{module}.py").read_text(encoding="utf-8")
 
 
 def told(result: ExecResult) -> str | None:
