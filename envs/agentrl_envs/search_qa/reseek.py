@@ -13,6 +13,7 @@ from random import Random
 from typing import Literal, final
 
 from agentrl.env import Action, Observation, StepInfo, StepResult
+from agentrl.errors import UserError
 from agentrl.types import Message, Task
 from agentrl_envs.families.base import Style
 from agentrl_envs.search_qa.base import Metric, SearchEnv, SearchOptions
@@ -93,6 +94,8 @@ class ReSeek(SearchEnv):
 
         Raises UserError on a value out of its range.
         """
+        if not 0 <= missed <= 1:
+            raise UserError(f"env.missed is a probability, not {missed:g}")
         options = SearchOptions(
             style, tuple(hops), distractors, people, world, metric, top_k, observation_chars,
             max_searches, search_habit, retriever,
@@ -142,9 +145,10 @@ class ReSeek(SearchEnv):
 
     def _corrected(self, action: Action, wrong: str) -> StepResult:
         self._told = (*self._told, _Told(action.text, wrong))
-        call = action.tool_calls[0] if action.tool_calls else None
-        message = Message("tool", wrong, call_id=call.id if call else None)
-        return StepResult((message,), 0.0, False, False, StepInfo())
+        answered = tuple(
+            Message("tool", wrong, call_id=call.id, name=call.name) for call in action.tool_calls
+        )
+        return StepResult(answered or (Message("tool", wrong),), 0.0, False, False, StepInfo())
 
     async def _spoken(self, action: Action) -> StepResult:
         result = await super().step(action)
@@ -159,8 +163,9 @@ class ReSeek(SearchEnv):
         before = self._told
         if rejects and self._drops:
             before = self._without_evidence()
-        self._told = (*before, _Told(action.text, shown, evidence=True))
-        self._unjudged = True
+        found = any(done.error is None for done in result.info.results)
+        self._told = (*before, _Told(action.text, shown, evidence=found))
+        self._unjudged = found
         if not rejects or not self._drops:
             return result
         self._dropped += 1

@@ -10,6 +10,7 @@ import pytest
 
 from agentrl.chat.protocols.search_r1 import SearchR1
 from agentrl.context import Context
+from agentrl.errors import UserError
 from agentrl.rewards.reseek import ReSeek as ReSeekReward
 from agentrl.testing import check_env
 from agentrl.testing.fakes import FakePool
@@ -102,6 +103,32 @@ async def test_who_does_not_judge_or_answers_after_no_is_told(stage: Any) -> Non
     assert len(played.rows) == 1
     shaped = await stage.rewarded(played, [ReSeekIdeal()], [ReSeekReward()])
     assert shaped.rewards_G.tolist() == pytest.approx([1 - 0.3 + 0.3])
+
+
+async def test_a_search_that_does_not_judge_is_not_run(stage: Any) -> None:
+    """The ledger holds the two searches that were run; the unjudged one between them was not."""
+    played = await stage.play(judging, stage.dogs, CAROL, REX, NO + REX, YES + BOB)
+    assert [call.turn for call in played.calls] == [0, 2]
+    assert played.messages[5].content == JUDGE_FIRST
+    shaped = await stage.rewarded(played, [ReSeekIdeal()], [ReSeekReward()])
+    assert shaped.rewards_G.tolist() == pytest.approx([1 + 0.3 + 0.3])
+
+
+async def test_a_search_that_failed_leaves_nothing_to_judge() -> None:
+    env = ReSeek(top_k=1, max_calls=1)
+    task = Task("f", "Who", "Bob", {"passages": [{"title": "Rex", "text": "fed by Bob"}]})
+    await env.open(Context())
+    await env.reset(task, seed=0)
+    protocol = SearchR1()
+    await env.step(protocol.parse(ids_array(()), REX, turn=0))
+    late = await env.step(protocol.parse(ids_array(()), YES + REX, turn=1))
+    assert late.observation[0].content == "No calls left: answer now."
+    assert (await env.step(protocol.parse(ids_array(()), BOB, turn=2))).reward == 1.0
+
+
+def test_how_often_it_misses_is_a_probability() -> None:
+    with pytest.raises(UserError, match=r"env\.missed"):
+        ReSeek(missed=1.5)
 
 
 async def test_what_followed_rejected_evidence_is_forgotten_with_it(stage: Any) -> None:
