@@ -260,7 +260,7 @@ class _Over:
     async def operators(self) -> None:
         """Operators and quotes are words like others."""
         passages = [*TOPICS, *(Passage(f"z{n}", "", f"Nothing of note, {n}.") for n in range(30))]
-        query = '"falcon NOT (glacier" AND -falcon title:glacier*'
+        query = '"falcon NOT (slow glacier" AND -cliffs title:ice*'
         (hits,) = await self._search(passages, [query], 2)
         titles = sorted(hit.passage.title for hit in hits)
         expect(titles == ["Falcon", "Glacier"], f"{query} found {titles}")
