@@ -159,6 +159,17 @@ def _text(presented: Presented) -> str:
 
 
 def _told(result: StepResult) -> Info:
-    """What repeats under a seed: no times."""
-    calls = [{"error": r.error, "truncated": r.truncated} for r in result.info.results]
-    return {"calls": calls, "answer": result.info.answer, "excluded": result.info.excluded}
+    """What repeats under a seed: no times.
+
+    `context` names the fresh context that the text begins, or the known one it goes on in; `by` the
+    partner whose turn it is, which the caller writes.
+    """
+    told = result.info
+    calls = [{"error": r.error, "truncated": r.truncated} for r in told.results]
+    return {
+        "calls": calls,
+        "answer": told.answer,
+        "excluded": told.excluded,
+        "context": told.context,
+        "by": told.by,
+    }

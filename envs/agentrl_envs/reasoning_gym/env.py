@@ -23,7 +23,7 @@ from agentrl.env import Action, Env, Observation, StepInfo, StepResult
 from agentrl.errors import SetupError, UserError
 from agentrl.seeds import derive
 from agentrl.suggest import did_you_mean
-from agentrl.types import JsonValue, Message, Task
+from agentrl.types import Message, Task
 from agentrl.verify.extract import extract_answer
 from agentrl_envs.reasoning_gym.guard import allowed
 
@@ -58,7 +58,7 @@ class ReasoningGym(Env):
         self,
         *,
         dataset: str = "chain_sum",
-        options: Mapping[str, JsonValue] | None = None,
+        options: Mapping[str, Any] | None = None,
         ask: str = ASK,
     ) -> None:
         """Make one episode's environment.
