@@ -156,6 +156,50 @@ def test_copies_go_their_own_ways() -> None:
     assert right.entries() == [Entry(1, "one"), Entry(3, "right")]
 
 
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["add", "update", "delete", "snapshot", "restore", "fork"]),
+        st.integers(1, 6),
+    ),
+    max_size=30,
+)
+
+
+@given(STEPS)
+@settings(max_examples=60, deadline=None)
+def test_a_bank_agrees_with_a_dictionary_that_counts(steps: list[tuple[str, int]]) -> None:
+    """Every state, the next id included, after any operations, snapshots and copies."""
+    bank, kept, model, next_id = MemoryBank(), b"", dict[int, str](), 1
+    stored = (dict(model), next_id)
+    for number, (step, entry_id) in enumerate(steps):
+        text = f"text{number}"
+        if step == "add":
+            assert bank.add(text) == Entry(next_id, text)
+            model[next_id] = text
+            next_id += 1
+        elif step == "snapshot":
+            kept, stored = bank.snapshot(), (dict(model), next_id)
+        elif step == "restore" and kept:
+            bank.restore(kept)
+            model, next_id = dict(stored[0]), stored[1]
+        elif step == "fork":
+            (copy,) = bank.fork(1)
+            bank.close()
+            bank = copy
+        elif step in ("update", "delete") and entry_id not in model:
+            with pytest.raises(ToolError):
+                bank.delete(entry_id) if step == "delete" else bank.update(entry_id, text)
+        elif step == "update":
+            bank.update(entry_id, text)
+            model[entry_id] = text
+        elif step == "delete":
+            assert bank.delete(entry_id).text == model.pop(entry_id)
+        assert bank.entries() == sorted(Entry(*item) for item in model.items())
+        for known, said in model.items():
+            assert bank.search(said, k=9) == [Entry(known, said)]
+    bank.close()
+
+
 def test_an_encoder_ranks_by_cosine() -> None:
     """Query (1, 1, 0): cosines 1/sqrt(2), 1, 0 and 3/sqrt(10) for aab -> (2, 1, 0)."""
     bank = filled("a", "ab", "c", "aab", encoder=axes)

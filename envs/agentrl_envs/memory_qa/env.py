@@ -34,10 +34,20 @@ from agentrl_envs.memory_qa.names import names_of
 from agentrl_envs.memory_qa.retrieval import for_answer
 from agentrl_envs.memory_qa.story import KINDS, LEAST_SLOTS, SPLITS, Author, Kind, Shape
 from agentrl_envs.memory_qa.stream import generated
-from agentrl_tools.memory import Entry, MemoryBank, Operation, apply, parse_operations
+from agentrl_tools.memory import (
+    Bounds,
+    Entry,
+    MemoryBank,
+    Operation,
+    apply,
+    parse_operations,
+)
 from agentrl_tools.memory.vectors import load_encoder
 
 POLICY, EXACT = "policy", "exact"
+
+BOUNDS = Bounds(entries=4096, chars=2000)
+"""Of the bank: the longest conversations of LoCoMo have about 700 lines."""
 
 
 @final
@@ -141,7 +151,8 @@ class MemoryQA(Env):
         self._task, self._dialogue = task, dialogue_of(task, self.style)
         if self._dialogue.story is None and self.answerer == EXACT:
             self._dialogue.read(())
-        self._bank, self._at, self._invalid = MemoryBank(encoder=self._encoder), 0, 0
+        self._bank = MemoryBank(bounds=BOUNDS, encoder=self._encoder)
+        self._at = self._invalid = 0
         self._skip()
         return self._shown()
 

@@ -103,10 +103,10 @@ def _session(conversation: Node, observation: Node, number: int) -> Mapping[str,
 
 
 def _line(turn: Node) -> str:
-    """What was said; a shared picture is its caption."""
+    """What was said, on one line; a shared picture is its caption."""
     caption = turn.get("blip_caption")
     shown = f" [shows {caption}]" if caption else ""
-    return f"{turn['speaker']}: {turn['text']}{shown}"
+    return " ".join(f"{turn['speaker']}: {turn['text']}{shown}".split())
 
 
 def _pairs(facts: object) -> Iterable[tuple[object, object]]:

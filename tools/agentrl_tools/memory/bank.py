@@ -126,7 +126,10 @@ class MemoryBank:
 
     def restore(self, state: bytes) -> None:
         """Go back to a snapshot: the same memories, and the same next id as then."""
-        self._db.deserialize(state)
+        fresh = _connect()  # FTS5 would take what the old connection has cached for the new content
+        fresh.deserialize(state)
+        self._db.close()
+        self._db = fresh
 
     def fork(self, n: int) -> list[MemoryBank]:
         """`n` independent copies of the present state."""
