@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 
 from agentrl.context import Context
+from agentrl.env import Action, Observation, StepInfo, StepResult
 from agentrl.errors import UserError
 from agentrl.registry import resolve
 from agentrl.testing import check_tool
 from agentrl.testing.result import failures
 from agentrl.tool import call_tool
-from agentrl.types import JsonValue, ToolCall, ToolResult
+from agentrl.types import JsonValue, Message, Task, ToolCall, ToolResult
+from agentrl_envs.tool_env import ToolEnv
 from agentrl_tools.memory import MemoryTool
 
 
@@ -97,6 +99,38 @@ async def test_each_episode_has_its_own_and_copies_share_nothing() -> None:
     await one.open(Context())
     assert len(one.bank) == 0
     await one.close()
+
+
+class Notes(ToolEnv):
+    """An environment whose only tool is the memory."""
+
+    def first_messages(self, task: Task) -> Observation:
+        return (Message("user", task.question),)
+
+    async def judge(self, action: Action) -> StepResult:
+        return StepResult((), 1.0, True, False, StepInfo(answer=action.text))
+
+
+async def test_branches_of_an_episode_go_on_from_the_same_memories() -> None:
+    def asks(**arguments: JsonValue) -> Action:
+        return Action("", (ToolCall("call_0_0", "memory", arguments),))
+
+    env = Notes([MemoryTool()])
+    await env.open(Context())
+    await env.reset(Task("t", "Remember!"), seed=0)
+    await env.step(asks(operation="add", text="Ann has a dog"))
+    branches = await env.fork(2)
+    told: list[str] = []
+    for i, branch in enumerate(branches):
+        await branch.open(Context())
+        await branch.step(asks(operation="update", id=1, text=f"Ann has {i} dogs"))
+        found = await branch.step(asks(operation="search", text="dogs"))
+        told.append(found.observation[0].content)
+        await branch.close()
+    assert told == ["1 Ann has 0 dogs", "1 Ann has 1 dogs"]
+    kept = await env.step(asks(operation="search", text="dog"))
+    assert kept.observation[0].content == "1 Ann has a dog"
+    await env.close()
 
 
 def test_sizes_are_checked() -> None:
