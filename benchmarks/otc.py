@@ -5,10 +5,10 @@
 Half of the tasks (`parity`, `reverse`) can be solved without code, half (`mul`, `powmod`) cannot. Every
 method starts from the shipped model and trains on the same tasks with the same seeds; the test tasks
 are played as in benchmarks/methods.py. Shown are calls, right answers per call (tool productivity, the
-paper's TP) and accuracy, where code is needed and where it is not. `guarded` asks for few calls only
-where half of a group is right; `scarce` has code needed in a third of the tasks only (`mul`), where OTC
-alone drives the calls away: the alarm `tool collapse` is counted. Writes benchmarks/results/otc.json
-after every run. About a minute a run.
+paper's TP) and accuracy, where code is needed and where it is not. `guarded` rests while
+accuracy is lost; `scarce` has code needed in a fifth of the tasks only (`mul`), where OTC alone may
+drive the calls away: the alarm `tool collapse` is counted. Writes benchmarks/results/otc.json after
+every run. About a minute a run.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ ENV = ("env=retool_math", f"env.families=[{','.join(sorted(NEEDING | FREE))}]")
 METHODS: Mapping[str, tuple[str, ...]] = {
     "grpo": (),
     "otc_grpo": ("recipe=otc_grpo",),
-    "otc_guarded": ("algo.shapers=[{name: otc, form: grpo, solved_from: 0.5}]",),
-    "otc_scarce": ("env.families=[mul,parity,reverse]", "recipe=otc_grpo"),
+    "otc_guarded": ("algo.shapers=[{name: otc, form: grpo, keep: 0.03}]",),
+    "otc_scarce": ("env.families=[add,max,mul,parity,reverse]", "recipe=otc_grpo"),
     "otc_scarce_guarded": (
-        "env.families=[mul,parity,reverse]",
-        "algo.shapers=[{name: otc, form: grpo, solved_from: 0.5}]",
+        "env.families=[add,max,mul,parity,reverse]",
+        "algo.shapers=[{name: otc, form: grpo, keep: 0.03}]",
     ),
     "ppo": ("recipe=otc_ppo", "algo.shapers=[]"),
     "otc_ppo": ("recipe=otc_ppo",),

@@ -11,7 +11,9 @@ GRPO form: n is the least m among correct trajectories of the task, over all ste
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Literal
 
 from agentrl.errors import UserError
@@ -23,6 +25,9 @@ from agentrl.transcript import floats_array
 
 NAMESPACE = "otc.min_calls"
 """HistoryStore namespace: task id -> least calls of a correct trajectory."""
+
+WINDOW = 8
+"""Steps whose mean accuracy is compared: that of one step is noise."""
 
 Form = Literal["ppo", "grpo"]
 
@@ -40,6 +45,13 @@ def tool_reward(n_calls: int, least: int | None, *, form: Form = "grpo", c: floa
     return math.sin(2 * m * least / (m + least) * math.pi / (2 * least))
 
 
+def accuracy_lost(past: Sequence[Mapping[str, float]]) -> float:
+    """How far the mean accuracy of the last `WINDOW` steps is below the best such mean before it."""
+    values = [step["accuracy"] for step in past if "accuracy" in step]
+    means = [fmean(values[i : i + WINDOW]) for i in range(len(values) - WINDOW + 1)]
+    return max(means) - means[-1] if means else 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class OTC:
     """Multiplies one component by alpha r_tool; the other components stay as they are.
@@ -55,20 +67,16 @@ class OTC:
     component: str = COMPONENT
     above: float = CORRECT
     """A trajectory sets n only when its component is above this."""
-    solved_from: float = 0.0
-    """Share of the group that has to be right before calls cost anything; 0, the paper's, asks for
-    few calls at once, which may drive them to zero where the tool is needed."""
-    floor: float = 0.0
-    """Least r_tool of a right answer: keeps it apart from a wrong one however many calls it took."""
+    keep: float | None = None
+    """Accuracy that frugality may cost: calls cost nothing while the mean accuracy of the last
+    `WINDOW` steps is more than this below the best such mean before. None, the paper's, never rests,
+    and calls that most tasks do not need may vanish where they are needed."""
 
     def __post_init__(self) -> None:
         if self.c <= 0 or self.alpha <= 0:
             raise UserError(f"otc needs c > 0 and alpha > 0, not {self.c} and {self.alpha}")
-        if not 0 <= self.solved_from <= 1 or not 0 <= self.floor <= 1:
-            raise UserError(
-                f"otc.solved_from and otc.floor lie in 0 to 1, not {self.solved_from:g} and "
-                f"{self.floor:g}"
-            )
+        if self.keep is not None and not 0 <= self.keep <= 1:
+            raise UserError(f"otc.keep is an accuracy in 0 to 1, not {self.keep:g}")
 
     def __call__(self, group: Group, shaped: Shaped, history: HistoryStore, ctx: Ctx) -> Shaped:
         """n is min(committed view, this group); the group's correct minima are offered."""
@@ -76,10 +84,10 @@ class OTC:
         seen = history.get(NAMESPACE, group.task.id)
         known = [t.n_calls for t in winners] + ([] if seen is None else [int(seen)])
         least = min(known, default=None)
-        ready = len(winners) >= self.solved_from * len(group.trajectories)
+        resting = self.keep is not None and accuracy_lost(ctx.past) > self.keep
         rewards = [
             float(reward) + self._change(trajectory.rewards.get(self.component, 0.0), m, least)
-            if ready
+            if not resting
             else float(reward)
             for reward, trajectory in zip(shaped.rewards_G, group.trajectories, strict=True)
             for m in [trajectory.n_calls]
@@ -93,7 +101,7 @@ class OTC:
         if component <= 0:
             return 0.0
         r_tool = tool_reward(n_calls, least, form=self.form, c=self.c)
-        return component * (self.alpha * max(self.floor, r_tool) - 1)
+        return component * (self.alpha * r_tool - 1)
 
 
-__all__ = ["NAMESPACE", "OTC", "Form", "tool_reward"]
+__all__ = ["NAMESPACE", "OTC", "Form", "accuracy_lost", "tool_reward"]

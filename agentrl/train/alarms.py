@@ -92,8 +92,8 @@ def watched(stall_steps: int | None) -> tuple[Alarm, ...]:
             lambda now, past: calls_collapsed((*past, now)),
             1,
             "the policy calls tools less and less on the tasks it does not solve, and solves fewer: a "
-            "reward for few calls may have won over the answer; give the otc shaper solved_from=0.5 or "
-            "floor=0.5, or leave it out until the tasks are solved",
+            "reward for few calls may have won over the answer; give the otc shaper keep=0.05, "
+            "or leave it out until the tasks are solved",
         ),
         Alarm(
             "stale data",

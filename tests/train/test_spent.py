@@ -104,7 +104,7 @@ def test_the_collapse_is_named_once_calls_and_answers_are_gone() -> None:
     warnings = [alarms.check(steps[n], steps[:n]) for n in range(10)]
     assert [bool(w) for w in warnings] == [False] * 7 + [True, False, False], "said once"
     assert warnings[7][0].startswith("warning, tool collapse: ")
-    assert "solved_from=0.5" in warnings[7][0]
+    assert "keep=0.05" in warnings[7][0]
 
 
 @pytest.mark.parametrize(
