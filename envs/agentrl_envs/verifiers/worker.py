@@ -225,16 +225,15 @@ class Worker:
 
 
 def _load(name: str, args: dict[str, Any]) -> Any:
-    try:
-        vf: Any = importlib.import_module("verifiers")
-    except ImportError as error:
-        raise Refused("missing", f"{sys.executable} has no verifiers ({error})") from error
-    if not hasattr(vf, "load_environment"):
-        version = importlib.metadata.version("verifiers")
-        raise Refused("missing", f"verifiers {version} no longer has `load_environment`")
+    if importlib.util.find_spec("verifiers") is None:
+        raise Refused("missing", f"{sys.executable} has no verifiers")
     module = name.replace("-", "_").split("/")[-1]
     if importlib.util.find_spec(module) is None:
         raise Refused("user", f"{sys.executable} has no environment {name!r} (module {module})")
+    vf: Any = importlib.import_module("verifiers")
+    if not hasattr(vf, "load_environment"):
+        version = importlib.metadata.version("verifiers")
+        raise Refused("missing", f"verifiers {version} no longer has `load_environment`")
     try:
         return vf.load_environment(name, **args)
     except (TypeError, AttributeError, ValueError, RuntimeError) as error:

@@ -1,4 +1,7 @@
-"""Environments written with the verifiers package's own classes. `kind` says which."""
+"""Environments written with the verifiers package's own classes, in a group of its own.
+
+With n rows each: the first n are single turns, then tools, guessing, and guessing without memory.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,10 @@ SYSTEM = "Answer in <answer> tags."
 def rows(n: int, offset: int = 0) -> Dataset:
     numbers = range(offset, offset + n)
     return Dataset.from_list(
-        [{"question": f"What is {i} + {i}?", "answer": str(2 * i), "info": {"i": i}} for i in numbers]
+        [
+            {"question": f"What is {i} + {i}?", "answer": str(2 * i), "info": {"i": i}}
+            for i in numbers
+        ]
     )
 
 
@@ -68,17 +74,23 @@ def won(state: Any) -> float:
     return 1.0 if state.get("won") else 0.0
 
 
-def load_environment(kind: str = "single", n: int = 64, own_eval: bool = True) -> vf.Environment:
-    if kind == "broken":
+def load_environment(n: int = 32, own_eval: bool = True, broken: bool = False) -> vf.Environment:
+    if broken:
         raise ValueError("no licence")
     parser = vf.XMLParser(["answer"], answer_field="answer")
-    common: dict[str, Any] = {"dataset": rows(n), "system_prompt": SYSTEM, "parser": parser}
-    if own_eval:
-        common["eval_dataset"] = rows(24, offset=1000)
-    if kind in ("guessing", "forgetful"):
-        made = Guessing if kind == "guessing" else Forgetful
-        return made(max_turns=4, rubric=vf.Rubric(funcs=[won]), **common)
     rubric = vf.Rubric(funcs=[right, brevity], weights=[1.0, 0.25], parser=parser)
-    if kind == "tool":
-        return vf.ToolEnv(tools=[add], max_turns=4, rubric=rubric, **common)
-    return vf.SingleTurnEnv(rubric=rubric, **common)
+
+    def common(offset: int) -> dict[str, Any]:
+        more = {"eval_dataset": rows(6, offset=offset + 1000)} if own_eval else {}
+        return {"dataset": rows(n, offset), "system_prompt": SYSTEM, **more}
+
+    guess = vf.Rubric(funcs=[won])
+    return vf.EnvGroup(
+        envs=[
+            vf.SingleTurnEnv(rubric=rubric, parser=parser, **common(0)),
+            vf.ToolEnv(tools=[add], max_turns=4, rubric=rubric, parser=parser, **common(n)),
+            Guessing(max_turns=3, rubric=guess, **common(2 * n)),
+            Forgetful(max_turns=4, rubric=guess, **common(3 * n)),
+        ],
+        env_names=["single", "tool", "guessing", "forgetful"],
+    )
