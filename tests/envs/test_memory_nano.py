@@ -32,11 +32,12 @@ def test_it_is_small_and_says_how_it_was_made() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_reinforcement_lifts_it(tmp_path: Path) -> None:
-    """Under five minutes on two cores; the numbers are in the model's README."""
+    """From 0.389 (95 % 0.347 to 0.432), which its README measures; under five minutes on two cores."""
     from agentrl.train.run import train
 
     folder = train(compose(["env=memory_qa", f"dir={tmp_path / 'run'}"]), sinks=[], command="test")
     rows = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
-    exams = [row["eval/accuracy"] for row in rows if "eval/accuracy" in row]
-    assert exams[-1] > exams[0] + 0.1
+    (exam,) = [row["eval/accuracy"] for row in rows if "eval/accuracy" in row]
+    assert exam > 0.6
