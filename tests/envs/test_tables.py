@@ -21,6 +21,7 @@ from agentrl.types import Task
 from agentrl_envs.families.base import split_of
 from agentrl_envs.tables.env import Tables
 from agentrl_envs.tables.questions import KINDS, Asker, Question, right, rounded
+from agentrl_envs.tables.steps import propose
 from agentrl_envs.tables.world import THEMES, Size, World, make_world
 from agentrl_tools.table_data import read_table
 
@@ -45,6 +46,16 @@ class Fixed(Random):
 
     def shuffle(self, x) -> None:  # type: ignore[no-untyped-def]
         x.reverse()
+
+
+class Tails(Fixed):
+    """Every coin falls the other way."""
+
+    def random(self) -> float:
+        return 0.9
+
+    def randint(self, a: int, b: int) -> int:
+        return a
 
 
 @pytest.mark.parametrize(
@@ -171,6 +182,43 @@ async def test_python_finds_the_answers_too(local_pool: SandboxPool) -> None:
 async def test_contract(local_pool: SandboxPool, tools: str) -> None:
     made = await check_env(lambda: Tables(tools=tools), pool=local_pool)  # type: ignore[arg-type]
     assert not failures(made)
+    if tools == "table":
+        made = await check_env(lambda: Tables(role="verify", finish=True), pool=local_pool)
+        assert not failures(made)
+
+
+async def test_verifiers_label_steps() -> None:
+    """The expert's labels are all right; half of the proposed steps are wrong."""
+    async with playing(Tables(role="verify"), None) as env:
+        labels: list[int] = []
+        for task in islice(env.tasks("test", seed=1), 60):
+            reward, _ = await played(env, task, list(env.expert(task, seed=0)))
+            assert reward == 1.0
+            gold = [int(x) for x in str(task.answer).split()]
+            assert gold == task.metadata["labels"]
+            labels += gold
+            flipped = "".join(f"<label>{-x:+d}</label>" for x in gold)
+            assert (await played(env, task, [flipped]))[0] == 0.0
+            first = f"<label>{gold[0]:+d}</label>"
+            assert (await played(env, task, [first]))[0] == pytest.approx(1 / len(gold))
+            assert (await played(env, task, [first * 9]))[0] == 0.0
+        assert 0.35 < labels.count(1) / len(labels) < 0.65
+
+
+def test_proposed_steps_by_hand() -> None:
+    """Each step is judged by itself: against the table, or against the answer."""
+    question = KINDS["other_column"](Asker(Fixed(), WORLD))
+    assert isinstance(question, Question)
+    proposed = propose(Fixed(), PEOPLE, question)  # every coin says: leave it right
+    assert proposed.text == (
+        "Step 1: argmax of Residents gives Vel.\nStep 2: cell of Bridges of Vel gives 3.\n"
+        "Step 3: So the answer is 3."
+    )
+    assert (proposed.labels, proposed.checks) == ((1, 1, 1), ("Vel", "3", "3"))
+    wrong = propose(Tails(), PEOPLE, question)
+    assert wrong.labels == (-1, -1, -1)
+    assert wrong.checks == ("Vel", "3", "3")
+    assert wrong.steps[0] == "argmax of Residents gives Mirk."
 
 
 async def test_blind_players_earn_little() -> None:

@@ -74,8 +74,9 @@ OFF: Mapping[str, Mapping[str, Any]] = {
 
 SHAPERS = [name for name in names("shaper") if not name.startswith("broken")]
 SCORES = ("judge/thinking", "judge/exploration", "rpr/score", "rlpr/prob", "rlpr/base")
+STEPS = ("tattoo", "tattoo/step/0", "tattoo/step/1")
 COUNTS = ("ur2/violations", "ur2/queries", "ur2/fallbacks", "capo/steps", "r3/answer_tokens")
-TASK = Task("t", "?", "42", {"retrieval": True})
+TASK = Task("t", "?", "42", {"retrieval": True, "labels": [1, -1]})
 
 
 @pytest.fixture
@@ -97,7 +98,7 @@ def varied(member: Member, group: Groups, call: Calls) -> Callable[..., Group]:
         openings = ["[Easy] </think>", "[Hard]", "</think>", "<think>a</think>"]
         members: list[Trajectory] = []
         for i in range(n):
-            rewards = {name: rng.random() for name in SCORES}
+            rewards = {name: rng.random() for name in (*SCORES, *STEPS)}
             rewards |= {name: float(rng.randrange(4)) for name in COUNTS}
             rewards |= {"format": float(rng.random() < 0.5), "judge/answer": float(i % 3)}
             rewards |= {f"r3/{k}/{j}": -rng.random() for k in ("logp", "masked") for j in (0, 1)}

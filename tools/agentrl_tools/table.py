@@ -98,8 +98,7 @@ class TableTool:
         """One operation. Raises ToolError that says what is missing or unknown."""
         if self._table is None:
             raise ToolError("There is no table in this task.")
-        text = _Ask(self._table, {name: str(value) for name, value in arguments.items()}).answer()
-        clipped = clip_middle(text, self._max_chars)
+        clipped = clip_middle(look_up(self._table, arguments), self._max_chars)
         return ToolResult(call_id="", content=clipped.text, truncated=clipped.truncated)
 
     async def fork(self, n: int) -> list[TableTool]:
@@ -108,6 +107,11 @@ class TableTool:
 
     async def close(self) -> None:
         """Nothing to close."""
+
+
+def look_up(table: Table, arguments: Mapping[str, JsonValue]) -> str:
+    """What the tool says to a call with these arguments. Raises ToolError."""
+    return _Ask(table, {name: str(value) for name, value in arguments.items()}).answer()
 
 
 class _Ask:

@@ -1,7 +1,8 @@
 """Questions over generated tables, answered with a table tool or Python, after TaTToo.
 
 Every table is fiction, so looking is the only way to know. The episode ends at the first turn without
-a call, or at a call of `finish`: reward 1 when the answer is exactly right, else 0.
+a call, or at a call of `finish`: reward 1 when the answer is exactly right, else 0. As `verify` the model
+labels the steps of a proposed solution instead, and earns the share it labels right.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from agentrl_envs.families.base import Split
 from agentrl_envs.fiction import invented
 from agentrl_envs.hermes_turns import answer_turn, call_turn
 from agentrl_envs.tables.questions import KINDS, STEPS, Asker, Call, Question, right
+from agentrl_envs.tables.steps import ASK as ASK_LABELS
+from agentrl_envs.tables.steps import Solution, propose, read_labels, share_right
 from agentrl_envs.tables.world import Size, World, make_world
 from agentrl_envs.tool_env import ToolEnv
 from agentrl_tools.finish import FinishTool
@@ -59,6 +62,7 @@ class Tables(ToolEnv):
         self,
         *,
         tools: Offer = "table",
+        role: Literal["solve", "verify"] = "solve",
         finish: bool = False,
         show: Literal["columns", "table"] | None = None,
         kinds: tuple[str, ...] | None = None,
@@ -74,6 +78,8 @@ class Tables(ToolEnv):
 
         Args:
             tools: the `table` tool, `python` with the table in `table.csv`, `both`, or `none`.
+            role: `solve` answers questions; `verify` labels the steps of proposed solutions, as
+                the reward `tattoo` wants it.
             finish: whether a `finish` tool may carry the answer instead of the answer tag.
             show: what the question shows: the table's `columns` alone, so that its cells have to
                 be looked up, or the whole `table`; None for columns with tools, else table.
@@ -97,6 +103,10 @@ class Tables(ToolEnv):
             offered.append(FinishTool(what="The answer alone: a number or a name."))
         super().__init__(offered, max_calls=max_calls, call_s=call_s)
         self.offer: Offer = tools
+        self.role = role
+        if role == "verify":
+            # Steps are right or wrong by the toss of a coin.
+            self.random_ceiling = 0.6
         self.show = show or ("table" if tools == "none" else "columns")
         if tools == "none" and self.show == "columns":
             raise UserError("env.show=columns without tools leaves nothing to read; show the table")
@@ -131,10 +141,13 @@ class Tables(ToolEnv):
             )
         if self.offer in ("python", "both"):
             shown += f" Python finds it in {FILE}."
-        return (Message("user", f"{shown}\n\n{task.question}\n{ASK}"),)
+        asked = ASK_LABELS if "labels" in task.metadata else ASK
+        return (Message("user", f"{shown}\n\n{task.question}\n{asked}"),)
 
     async def judge(self, action: Action) -> StepResult:
-        """Check the answer tag, or else the last box; then end."""
+        """Check the answer tag, or else the last box, or the labels; then end."""
+        if "labels" in self.task.metadata:
+            return await self.answered(action.text)
         prediction = extract_answer(action.text, ("answer", "boxed"))
         if prediction is None:
             return StepResult((), 0.0, True, False, StepInfo())
@@ -142,6 +155,12 @@ class Tables(ToolEnv):
 
     async def answered(self, answer: str) -> StepResult:
         """Compare and end."""
+        if "labels" in self.task.metadata:
+            gold = [int(label) for label in cast(list[int], self.task.metadata["labels"])]
+            said = read_labels(answer)
+            told = " ".join(f"{label:+d}" for label in said)
+            reward = share_right(gold, said)
+            return StepResult((), reward, True, False, StepInfo(answer=told))
         kind = str(self.task.metadata.get("answer_kind", "number"))
         correct = right(str(self.task.answer), kind, answer)
         return StepResult((), float(correct), True, False, StepInfo(answer=answer))
@@ -162,7 +181,9 @@ class Tables(ToolEnv):
             fitting = [kind for kind in self._kinds if STEPS[kind] <= level]
             question = KINDS[rng.choice(fitting)](Asker(rng, world))
             if question is not None:
-                yield _task(world, question, level)
+                verify = self.role == "verify"
+                proposed = propose(rng, world.table, question) if verify else None
+                yield _task(world, question, level, proposed)
 
     def expert(self, task: Task, *, seed: int) -> Iterable[str]:
         """The shortest calls, then the answer. Raises UserError for a task of another source."""
@@ -175,20 +196,25 @@ class Tables(ToolEnv):
             for call in cast(list[Call], task.metadata["calls"]):
                 yield call_turn("table", **call)
         finishing = any(isinstance(tool, FinishTool) for tool in self.tools)
-        answer = str(task.answer)
+        answer = _labelled(task) if "labels" in task.metadata else str(task.answer)
+        if "labels" in task.metadata and not finishing:
+            yield answer
+            return
         yield call_turn("finish", answer=answer) if finishing else answer_turn(answer)
 
     def random_turn(self, rng: Random) -> str:
         """A blind call, or an answer: a small or large number, or an invented name."""
         if self.tools and rng.random() < 0.3:
             return call_turn("table", operation="cell", row=invented(rng), column="Price")
+        if self.role == "verify":
+            labels = (rng.choice(("+1", "-1")) for _ in range(rng.randint(2, 4)))
+            return "".join(f"<label>{label}</label>" for label in labels)
         number = str(rng.choice((rng.randint(0, 9), rng.randint(0, 9999))))
         return answer_turn(rng.choice((number, invented(rng))))
 
 
-def _task(world: World, question: Question, level: int) -> Task:
-    text = world.table.text()
-    digest = blake2b(f"{text}\x1f{question.text}".encode(), digest_size=6).hexdigest()
+def _task(world: World, question: Question, level: int, proposed: Solution | None) -> Task:
+    text, asked, answer = world.table.text(), question.text, question.answer
     metadata: dict[str, JsonValue] = {
         "table": text,
         "family": question.kind,
@@ -200,7 +226,23 @@ def _task(world: World, question: Question, level: int) -> Task:
         "calls": list(question.calls),
         "code": question.code,
     }
-    return Task(f"{question.kind}/{level}/{digest}", question.text, question.answer, metadata)
+    if proposed is not None:
+        metadata |= {"labels": list(proposed.labels), "checks": list(proposed.checks)}
+        asked = f"Question: {asked}\nProposed solution:\n{proposed.text}"
+        answer = " ".join(f"{label:+d}" for label in proposed.labels)
+    digest = blake2b(f"{text}\x1f{asked}".encode(), digest_size=6).hexdigest()
+    return Task(f"{question.kind}/{level}/{digest}", asked, answer, metadata)
+
+
+def _labelled(task: Task) -> str:
+    """What a perfect verifier writes: what the table says, then the label, per step."""
+    checks = cast(list[str], task.metadata["checks"])
+    labels = cast(list[int], task.metadata["labels"])
+    lines = zip(checks, labels, strict=True)
+    return "\n".join(
+        f"Step {i}: the table says {check}. <label>{label:+d}</label>"
+        for i, (check, label) in enumerate(lines, 1)
+    )
 
 
 def _table_of(task: Task) -> Table:
