@@ -10,59 +10,26 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
 
-import numpy as np
-
-from agentrl.chat.base import Inline
-from agentrl.chat.opening import open_conversation
 from agentrl.context import Context
-from agentrl.engine.base import Engine, Generation, Sampling
-from agentrl.env import Action, Env, Observation, StepResult
+from agentrl.engine.base import Generation, Sampling
+from agentrl.env import Action, Env, StepResult
 from agentrl.episode import Opening
 from agentrl.errors import EngineError, WorldFault
 from agentrl.rollout.branching import copied, fingerprint, replayed
+from agentrl.rollout.contexts import Contexts, Ending
 from agentrl.rollout.faults import EnvFault, of_env, told, within
 from agentrl.rollout.limits import Lease, clip_result
 from agentrl.rollout.parts import Names, Parts
-from agentrl.rollout.recorder import Moment, Recorder
+from agentrl.rollout.recorder import Recorder
 from agentrl.rollout.slots import Unranked
 from agentrl.rollout.stages import Stage, StageClock
+from agentrl.rollout.turn import Mark, Played, Turn, room_left
 from agentrl.trajectory import StopReason, Trajectory
 from agentrl.transcript import Int32Array, Origin, Segment, Transcript, floats_array, ids_array
 from agentrl.types import Task
-
-
-@dataclass(frozen=True, slots=True)
-class Played:
-    """A turn that the environment has answered."""
-
-    action: Action
-    answer: int
-    """Fingerprint of the observation."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Mark:
-    """The beginning of a turn: what a branch from within it goes back to."""
-
-    n_tokens: int
-    """Of the present row."""
-    moment: Moment
-    n_played: int
-    unreadable: int
-    by: str | None
-    """Who writes the turn, as the environment would have it."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Ending:
-    """How the last turn of a context ended that was left for another."""
-
-    text: str
-    ended: bool
-
 
 _ranks = count()
 """Episodes in the order in which they were made."""
@@ -72,9 +39,8 @@ class LiveEpisode:
     """Implements `agentrl.episode.Episode`."""
 
     __slots__ = (
-        "_branches", "_by", "_carried", "_clock", "_complete", "_ctx", "_ended", "_env", "_error",
-        "_lease", "_left", "_marks", "_names", "_parts", "_played", "_rank", "_recorder", "_seeds", "_stop",
-        "_unreadable", "_written",
+        "_branches", "_clock", "_contexts", "_ctx", "_env", "_error", "_lease", "_marks", "_names",
+        "_parts", "_played", "_rank", "_recorder", "_seeds", "_stop", "_turn", "_unreadable",
     )  # fmt: skip
 
     def __init__(
@@ -87,15 +53,10 @@ class LiveEpisode:
         self._ctx = Context(lease_sandbox=lease.get, tool_limiter=parts.tool_slots)
         self._branches: list[LiveEpisode] = []
         self._played: list[Played] = []
-        self._marks: list[_Mark] = []
-        self._written = 0
-        """Parts of the unfinished turn; 0 between turns."""
-        self._carried = ids_array([])
-        """What the unfinished turn wrote in rows that were left for a fresh one."""
-        self._left: dict[str, _Ending] = {}
-        self._by: str | None = None
+        self._marks: list[Mark] = []
+        self._turn = Turn()
+        self._contexts = Contexts(parts, env, recorder)
         self._unreadable = 0
-        self._complete = self._ended = False
         self._stop: StopReason | None = None
         self._error: str | None = None
         self._clock = StageClock(parts.limits)
@@ -147,7 +108,7 @@ class LiveEpisode:
     @property
     def complete(self) -> bool:
         """See `Episode.complete`."""
-        return self._complete
+        return self._turn.complete
 
     @property
     def stop(self) -> StopReason | None:
@@ -171,23 +132,8 @@ class LiveEpisode:
         async with self._border("setup"):
             await of_env(self._env.open(self._ctx))
             first = await of_env(self._env.reset(self._recorder.task, seed=self._seeds.env))
-            self._recorder.prompt(*self._prompt(first, opening))
+            self._contexts.begin(first, opening)
             self._mark()
-
-    def _prompt(
-        self, first: Observation, opening: Opening | None
-    ) -> tuple[Observation, Int32Array, Int32Array | None, str]:
-        """Messages, their ids, the ids to train under, and the ratio's mode."""
-
-        def ids(messages: Observation) -> tuple[Observation, Int32Array]:
-            """The conversation's opening as messages and as tokens."""
-            opened = open_conversation(self._parts.protocol, messages, self._env.tools)
-            return opened.messages, self._parts.renderer.prompt_ids(opened.messages, opened.tools)
-
-        if opening is None:
-            return *ids(first), None, "behaviour"
-        plain = ids(first)[1] if opening.train == "plain" else None
-        return *ids(opening.rewrite(first)), plain, opening.ratio_mode
 
     async def write(
         self,
@@ -198,53 +144,30 @@ class LiveEpisode:
         by: str | None = None,
     ) -> Generation | None:
         """See `Episode.write`; without `by` it is whom the environment asked for."""
-        if self._complete:
+        turn = self._turn
+        if turn.complete:
             raise RuntimeError(f"the turn of {self.uid} is complete: act on it")
         if self._stop is not None:
             return None
-        if not self._written and self.n_turns == self._parts.limits.max_turns:
+        if not turn.parts and self.n_turns == self._parts.limits.max_turns:
             return self._end(StopReason.MAX_TURNS)
-        by = self._by if by is None else by
-        writer = self._parts.writer(by)
-        room, full = self._room(writer)
+        by = turn.by if by is None else by
+        limits, context = self._parts.limits, self._parts.writer(by).max_context
+        room, full = room_left(len(self.row), self.turn_start, limits, context)
         if room <= 0:
             return self._cut(full)
         async with self._border("queue") as scope:
+            self._recorder.n_turns += not turn.parts
+            seed = self._seeds.turn(self.n_turns - 1, turn.parts)
+            turn.parts += 1
             wanted = room if max_tokens is None else min(room, max_tokens)
-            sampling = self._sampling(wanted, entropies, stop)
+            sampling = turn.sampling(self._parts, seed, wanted, entropies, stop)
             generation = await self._generate(sampling, by, scope)
-            self._ended = generation.stop == "stop_id"
-            paused = generation.stop_text is not None and generation.stop_text in stop
-            self._complete = generation.stop != "length" and not paused
+            turn.wrote(generation, stop)
             if generation.stop == "length" and len(generation.token_ids) == room:
                 self._cut(full)
             return generation
         return None
-
-    def _room(self, writer: Engine) -> tuple[int, StopReason]:
-        """Tokens the turn may still have, and the ending to report when it uses them all."""
-        n, limits = len(self.row), self._parts.limits
-        rooms = (
-            (limits.turn_tokens - (n - self.turn_start), StopReason.TURN_TOKENS),
-            (limits.max_tokens - n, StopReason.MAX_TOKENS),
-            (writer.max_context - n, StopReason.CONTEXT),
-        )
-        return min(rooms, key=lambda room: room[0])
-
-    def _sampling(self, room: int, entropies: bool, stop: Sequence[str]) -> Sampling:
-        """The settings of the next part of the turn, which begins with it."""
-        parts, recorder = self._parts, self._recorder
-        if not self._written:
-            recorder.n_turns += 1
-        self._written += 1
-        return replace(
-            parts.sampling,
-            max_tokens=room,
-            stop=(*parts.protocol.stops, *(s for s in stop if s not in parts.protocol.stops)),
-            stop_ids=parts.renderer.stop_ids,
-            seed=self._seeds.turn(recorder.n_turns - 1, self._written - 1),
-            entropies=entropies or parts.sampling.entropies,
-        )
 
     async def _generate(
         self, sampling: Sampling, by: str | None, scope: asyncio.Timeout
@@ -265,15 +188,16 @@ class LiveEpisode:
         return generation
 
     def _turn_ids(self) -> Int32Array:
-        written = self.row.token_ids[self.turn_start :]
-        return written if not len(self._carried) else np.concatenate([self._carried, written])
+        return self._turn.ids(self.row.token_ids[self.turn_start :])
 
     async def act(self) -> bool:
         """See `Episode.act`. Raises RuntimeError when nothing was written."""
         if self._stop is not None:
             return False
         recorder, limits = self._recorder, self._parts.limits
-        if not self._written and len(self.row) > self.turn_start:  # placed as a whole: a turn too
+        if (
+            not self._turn.parts and len(self.row) > self.turn_start
+        ):  # placed as a whole: a turn too
             recorder.n_turns += 1
         action = self._parsed()
         recorder.acted(action)
@@ -302,61 +226,29 @@ class LiveEpisode:
         return self._parts.protocol.parse(ids, text, turn=max(0, self.n_turns - 1))
 
     def _text_of(self, ids: Int32Array) -> str:
-        return self._parts.renderer.tokenizer.decode(ids[:-1] if self._ended else ids)
+        return self._parts.renderer.tokenizer.decode(ids[:-1] if self._turn.ended else ids)
 
     def _answered(self, action: Action, result: StepResult) -> None:
         """Write one step down."""
         parts = self._parts
         self._played.append(Played(action, fingerprint(result.observation)))
-        whole = result.observation
+        info, whole = result.info, result.observation
         result = clip_result(result, parts.limits.observation_tokens, parts.renderer.tokenizer)
         self._recorder.stepped(action, result)
         if result.terminated or result.truncated:
             ended = StopReason.TERMINATED if result.terminated else StopReason.ENV_TRUNCATED
             self._end(ended)
             return
-        self._by = result.info.by
-        context = self.row.context if result.info.context is None else result.info.context
-        if self._recorder.knows(context):
-            self._observe(result.observation, self._enter(context, action))
-        else:
-            self._begin(context, action, whole)
-        self._mark()
-
-    def _enter(self, context: str, action: Action) -> _Ending:
-        """Make a context the present one; how its own last turn ended."""
-        here = self.row.context
-        self._left[here] = _Ending(action.text, self._ended)
-        if context != here:
-            self._recorder.turn_to(context)
+        shown = result.observation if self._contexts.knows(info.context) else whole
+        if self._contexts.answer(shown, Ending(action.text, self._turn.ended), info.context):
             self._marks = []
-        return self._left[context]
+        self._mark(info.by)
 
-    def _observe(self, observation: Observation, after: _Ending) -> None:
-        """Go on in the present row behind a turn of its own."""
-        parts = self._parts
-        presented = parts.protocol.present(observation, text=after.text, ended=after.ended)
-        if isinstance(presented, Inline):
-            spans = parts.renderer.inline(presented)
-        else:
-            spans = parts.renderer.delta(presented.messages, ended=after.ended)
-        self._recorder.observed(observation, spans)
-
-    def _begin(self, context: str, action: Action, first: Observation) -> None:
-        """Open a fresh row. Raises EnvFault when the environment has nothing to say in it."""
-        if not first:
-            raise EnvFault(f"the environment begins the context {context!r} without a message")
-        self._left[self.row.context] = _Ending(action.text, self._ended)
-        self._recorder.turn_to(context)
-        self._marks = []
-        self._recorder.prompt(*self._prompt(first, None))
-
-    def _mark(self) -> None:
-        """A turn begins here."""
+    def _mark(self, by: str | None = None) -> None:
+        """A turn begins here; `by` is whom the environment lets write it."""
         n, moment = len(self.row), self._recorder.now()
-        self._marks.append(_Mark(n, moment, len(self._played), self._unreadable, self._by))
-        self._written, self._complete, self._ended = 0, False, False
-        self._carried = ids_array([])
+        self._marks.append(Mark(n, moment, len(self._played), self._unreadable, by))
+        self._turn = Turn(by)
 
     def place(self, text: str) -> None:
         """See `Episode.place`."""
@@ -366,14 +258,15 @@ class LiveEpisode:
         """See `Episode.force`. Raises ValueError when the lengths differ."""
         self._append(Origin.FORCED, ids_array(token_ids), logprobs)
         if self._stop is None and len(token_ids):
-            self._ended = self._complete = int(token_ids[-1]) in self._parts.renderer.stop_ids
+            ends = int(token_ids[-1]) in self._parts.renderer.stop_ids
+            self._turn.ended = self._turn.complete = ends
 
     def _append(
         self, origin: Origin, token_ids: Int32Array, logprobs: Sequence[float] | None = None
     ) -> None:
         if self._stop is not None:
             return
-        if self._complete:
+        if self._turn.complete:
             raise RuntimeError(f"the turn of {self.uid} is complete: nothing can follow in it")
         recorded = None if logprobs is None else floats_array(logprobs)
         segment = Segment(
@@ -389,7 +282,7 @@ class LiveEpisode:
         carried = self._turn_ids()
         self._recorder.renewed(ids_array(token_ids))
         self._marks = [replace(self._marks[-1], n_tokens=len(self.row))]
-        self._carried = carried
+        self._turn.carried = carried
 
     async def fork(self, siblings: Sequence[int], *, at: int | None = None) -> list[LiveEpisode]:
         """See `Episode.fork`. Raises ValueError for a place that the present row does not have."""
@@ -410,7 +303,7 @@ class LiveEpisode:
         return made
 
     def _branch(
-        self, sibling: int, at: int, marks: Sequence[_Mark], env: Env, lease: Lease
+        self, sibling: int, at: int, marks: Sequence[Mark], env: Env, lease: Lease
     ) -> LiveEpisode:
         mark = marks[-1]
         recorder = self._recorder.branch(self._names.uid(sibling), sibling, at, since=mark.moment)
@@ -420,14 +313,15 @@ class LiveEpisode:
         branch._rank = self._rank
         branch._played = self._played[: mark.n_played]
         branch._marks = list(marks)
-        branch._unreadable, branch._by = mark.unreadable, mark.by
-        branch._left = dict(self._left)
-        if at > mark.n_tokens or len(self._carried):
-            branch._written, branch._carried = 1, self._carried
+        branch._unreadable = mark.unreadable
+        branch._contexts = self._contexts.branch(env, recorder)
+        branch._turn = turn = Turn(mark.by)
+        if at > mark.n_tokens or len(self._turn.carried):
+            turn.parts, turn.carried = 1, self._turn.carried
             recorder.n_turns += 1
         if at > mark.n_tokens:
             last = int(recorder.row.token_ids[-1])
-            branch._ended = branch._complete = last in self._parts.renderer.stop_ids
+            turn.ended = turn.complete = last in self._parts.renderer.stop_ids
         return branch
 
     async def _resume(self, *, fresh: bool) -> None:
@@ -492,4 +386,4 @@ class LiveEpisode:
             clock.enter("plan")
 
 
-__all__ = ["LiveEpisode", "Played"]
+__all__ = ["LiveEpisode"]

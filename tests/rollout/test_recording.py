@@ -201,12 +201,12 @@ def test_clipping_keeps_within_the_budget(tokenizer: Any, text: str, budget: int
         assert clipped == text
         return
     assert len(tokenizer.encode(clipped)) <= budget
-    head, dots, tail = clipped.partition("...")
-    assert dots
     room = budget - 3
     normal = tokenizer.decode(tokenizer.encode(text))
-    assert normal.startswith(head) or "..." in text
-    assert normal.endswith(tail) or "..." in text
+    cuts = [i for i in range(len(clipped)) if clipped.startswith("...", i)]
+    assert any(
+        normal.startswith(clipped[:i]) and normal.endswith(clipped[i + 3 :]) for i in cuts
+    )  # dots of the text's own may stand beside those of the cut
     # Characters of up to four bytes are never cut in two.
     assert len(tokenizer.encode(clipped)) >= 3 + room - 6 or "\ufffd" in text
 
