@@ -8,10 +8,11 @@ re-encoded. A failure of the world ends the episode as data; our own faults cras
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from itertools import count
+from typing import TypeAlias
 
 from agentrl.context import Context
 from agentrl.engine.base import Generation, Sampling
@@ -31,8 +32,14 @@ from agentrl.trajectory import StopReason, Trajectory
 from agentrl.transcript import Int32Array, Origin, Segment, Transcript, floats_array, ids_array
 from agentrl.types import Task
 
+Finished: TypeAlias = Callable[[Trajectory], None]
+
 _ranks = count()
 """Episodes in the order in which they were made."""
+
+
+def forget(trajectory: Trajectory) -> None:
+    """For episodes whose plans' results are all that matters."""
 
 
 class LiveEpisode:
@@ -40,7 +47,7 @@ class LiveEpisode:
 
     __slots__ = (
         "_branches", "_clock", "_contexts", "_ctx", "_env", "_error", "_lease", "_marks", "_names",
-        "_parts", "_played", "_rank", "_recorder", "_seeds", "_stop", "_turn", "_unreadable",
+        "_parts", "_played", "_rank", "_recorder", "_seeds", "_stop", "_turn", "_unreadable", "told",
     )  # fmt: skip
 
     def __init__(
@@ -61,6 +68,8 @@ class LiveEpisode:
         self._error: str | None = None
         self._clock = StageClock(parts.limits)
         self._rank = next(_ranks)
+        self.told: Finished = forget
+        """Called with each trajectory that it, or a branch of it, is finished to."""
 
     @classmethod
     def of(
@@ -310,7 +319,7 @@ class LiveEpisode:
         branch = LiveEpisode(self._parts, self._names, recorder, env, lease)
         branch._clock.deadline = self._clock.deadline
         branch._ctx = replace(branch._ctx, deadline=self._ctx.deadline, seed=self._seeds.env)
-        branch._rank = self._rank
+        branch._rank, branch.told = self._rank, self.told
         branch._played = self._played[: mark.n_played]
         branch._marks = list(marks)
         branch._unreadable = mark.unreadable
@@ -338,7 +347,9 @@ class LiveEpisode:
         if self._stop is None:
             self._cut(stop)
         assert self._stop is not None
-        return self._recorder.finish(self._stop, self._error)
+        finished = self._recorder.finish(self._stop, self._error)
+        self.told(finished)
+        return finished
 
     async def close(self) -> None:
         """See `Episode.close`; its branches are closed with it."""
@@ -386,4 +397,4 @@ class LiveEpisode:
             clock.enter("plan")
 
 
-__all__ = ["LiveEpisode"]
+__all__ = ["Finished", "LiveEpisode", "forget"]

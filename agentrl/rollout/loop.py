@@ -7,17 +7,16 @@ in `episode`; plans that branch or force play the same episodes turn by turn.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
 from agentrl.context import LimiterStatistics
 from agentrl.episode import Episode, Opening
 from agentrl.points import Ctx
 from agentrl.rollout.collector import patient_collector
 from agentrl.rollout.engine_slots import EngineSlots
-from agentrl.rollout.episode import LiveEpisode
+from agentrl.rollout.episode import Finished, LiveEpisode, forget
 from agentrl.rollout.parts import Names, Parts
 from agentrl.rollout.slots import Slots
 from agentrl.trajectory import Trajectory
@@ -25,13 +24,6 @@ from agentrl.types import Task
 
 BACKOFF_S = 0.1
 """Before the first fresh attempt; doubled before each further one."""
-
-Finished: TypeAlias = Callable[[Trajectory], None]
-
-
-def forget(trajectory: Trajectory) -> None:
-    """For runners whose plans' results are all that matters."""
-
 
 @dataclass(frozen=True, slots=True)
 class RolloutStatistics:
@@ -102,8 +94,8 @@ class Episodes:
         """
         in_flight: episodes at once, and generations at once. retries: fresh attempts after a failure
         of the world. adaptive: fewer generations at once while the engine's cache is full.
-        finished: called with every trajectory that `run` finishes, as it does, so that none is lost
-        when the step they belong to fails.
+        finished: called with every trajectory as it is finished, so that none is lost when the step
+        they belong to fails.
         """
         self._live: set[LiveEpisode] = set()
         self._slots = Slots(in_flight, name="place for an episode", holders=self._longest_busy)
@@ -150,6 +142,7 @@ class Episodes:
         parts = self.parts.patched(ctx.patch)
         async with self._slots.slot():
             made = LiveEpisode.of(task, parts, self.names(task, ctx), sibling)
+            made.told = self._told
             async with self._opened(made) as episode:
                 await episode.start(opening)
                 yield episode
@@ -181,4 +174,4 @@ class Episodes:
         )
 
 
-__all__ = ["Episodes", "Finished", "RolloutStatistics", "played_out", "run_episode"]
+__all__ = ["Episodes", "RolloutStatistics", "played_out", "run_episode"]

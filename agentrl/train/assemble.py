@@ -14,7 +14,8 @@ from agentrl.errors import UserError
 from agentrl.model_path import model_path
 from agentrl.plugins import build
 from agentrl.points import Adaptive, AuxTerm, Scorer, Services, TaskSource
-from agentrl.rollout.loop import Episodes, Finished, forget
+from agentrl.rollout.episode import Finished, forget
+from agentrl.rollout.loop import Episodes
 from agentrl.rollout.parts import Parts
 from agentrl.rollout.plans.stage import Experts, ExpertTurn
 from agentrl.seeds import derive

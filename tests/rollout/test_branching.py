@@ -194,3 +194,17 @@ async def test_a_branch_behind_a_whole_turn_has_it_complete(world: Any, runner: 
         assert branch.text == "done"
         await branch.act()
         assert branch.finish().messages == root.finish().messages
+
+
+async def test_every_finished_branch_is_told_as_it_ends(world: Any, runner: Any) -> None:
+    _, made = runner()
+    parts = world.parts(world.script(script(world)), lambda: Counter(made))
+    heard: list[str] = []
+    episodes = Episodes(parts, seed=7, finished=lambda trajectory: heard.append(trajectory.uid))
+    with pytest.raises(RuntimeError, match="the plan fails"):
+        async with episodes.live(world.task, 0, CTX) as root:
+            await root.write()
+            (branch,) = await root.fork([1])
+            await played_out(branch)
+            raise RuntimeError("the plan fails")
+    assert heard == [branch.uid]
