@@ -53,6 +53,8 @@ class ReasoningGym(Env):
     """Tasks of the reasoning_gym package, scored by the package itself."""
 
     protocol = "hermes"
+    expert_floor = 1.0
+    random_ceiling = 0.3
 
     def __init__(
         self,
