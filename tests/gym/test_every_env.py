@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import gymnasium
 import pytest
@@ -28,6 +29,18 @@ def test_gymnasium_s_checker_is_content(name: str):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_env(made.unwrapped)
+    made.close()
+
+
+def test_a_class_in_trl_s_shape_goes_through_gymnasium_s_door():
+    game = Path(__file__).parents[1] / "envs" / "trl_game.py"
+    made = gymnasium.make("agentrl.gym:agentrl/trl_class-v0", path=f"{game}:Game", prompt="Guess.")
+    check_env(made.unwrapped, skip_render_check=True)
+    first, info = made.reset(seed=1)
+    assert (first.splitlines()[-1], info["tools"]) == (
+        "Guess. It is between 1 and 9.",
+        ["guess", "peek"],
+    )
     made.close()
 
 
