@@ -1,12 +1,12 @@
 """Environments of the verifiers package, written with its classes and played by its own rollout.
 
-Its pins do not fit beside this project's, so it runs in the Python named by
-$AGENTRL_VERIFIERS_PYTHON (one with `pip install 'verifiers<0.2'`), or in this one where it is installed.
+Its pins do not fit beside this project's, so it runs in the Pythons named by
+$AGENTRL_VERIFIERS_PYTHON (one with `pip install 'verifiers<0.2'`) and $AGENTRL_TASKSETS_PYTHON (one
+with `pip install verifiers==0.4.0`).
 """
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -26,12 +26,14 @@ from agentrl.testing.result import failures
 from agentrl.types import Task, ToolCall
 from agentrl_envs.verifiers import Verifiers, WorkerLost
 
-PYTHON = os.environ.get("AGENTRL_VERIFIERS_PYTHON") or (
-    sys.executable if importlib.util.find_spec("verifiers") else ""
-)
+PYTHON = os.environ.get("AGENTRL_VERIFIERS_PYTHON", "")
+NEWER = os.environ.get("AGENTRL_TASKSETS_PYTHON", "")
 HERE = Path(__file__).parent / "verifiers_toys"
 N = 32
 real = pytest.mark.skipif(not PYTHON, reason="needs verifiers: set AGENTRL_VERIFIERS_PYTHON")
+
+
+newer = pytest.mark.skipif(not NEWER, reason="needs verifiers 0.4: set AGENTRL_TASKSETS_PYTHON")
 
 
 def make(**options: Any) -> Verifiers:
@@ -177,11 +179,49 @@ async def test_what_cannot_be_loaded() -> None:
         await make(args={"broken": True}).open(Context())
 
 
-async def test_a_python_without_verifiers() -> None:
-    bare = make(python="python3", env="x") if not PYTHON else make(python="/usr/bin/env", env="x")
-    told = SetupError if not PYTHON else WorkerLost
-    with pytest.raises(told, match="has no verifiers" if not PYTHON else "ended during"):
-        await bare.open(Context())
+@newer
+async def test_a_taskset_of_the_present_version() -> None:
+    options: dict[str, Any] = {"env": "agentrl-sums", "python": NEWER}
+    env = make(**options, args={"n": 40, "task": {"with_tools": True}})
+    tasks = list(islice(env.tasks("train", seed=0), 36))
+    held = list(islice(env.tasks("test", seed=0), 4))
+    assert len({task.id for task in [*tasks, *held]}) == 40
+    task = tasks[0]
+    await env.open(Context())
+    first = await env.reset(task, seed=0)
+    assert [(m.role, m.content) for m in first] == [
+        ("system", "Be short."),
+        ("user", task.question),
+    ]
+    assert [(tool.name, tool.description) for tool in env.tools] == [("add", "Adds two numbers.")]
+    step = await call(env, ("add", {"a": 40, "b": 2}), ("nope", {}))
+    assert [message.content for message in step.observation] == [
+        "42",
+        "There is no tool named 'nope'. Tools: add.",
+    ]
+    assert task.answer == str(int(task.question.partition("+")[0]) + 1)
+    step = await env.step(Action(f"It is {task.answer}."))
+    assert (step.reward, step.terminated, step.truncated) == (1.0, True, False)
+    await env.close()
+
+
+@newer
+async def test_an_older_environment_under_the_present_version() -> None:
+    with pytest.raises((SetupError, UserError), match=r"needs verifiers<0.2|cannot be loaded"):
+        await make(python=NEWER).open(Context())
+
+
+async def test_a_python_without_verifiers(tmp_path: Path) -> None:
+    bare = tmp_path / "python"  # sees nothing of what is installed here
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n')
+    bare.chmod(0o755)
+    with pytest.raises(SetupError, match=r"has no verifiers; give it a Python of its own"):
+        await make(python=str(bare)).open(Context())
+
+
+async def test_a_program_that_is_no_python() -> None:
+    with pytest.raises(WorkerLost, match="ended during"):
+        await make(python="true").open(Context())
 
 
 @pytest.mark.parametrize(

@@ -164,8 +164,8 @@ class Worker:
     def _fault(self, text: str, kind: str) -> Exception:
         if kind == "missing":
             return SetupError(
-                f"{text}; make a Python of its own for it and name that: python -m venv vf && "
-                "vf/bin/pip install 'verifiers<0.2' && ... env.python=vf/bin/python"
+                f"{text}; give it a Python of its own and name that: python -m venv vf && "
+                "vf/bin/pip install verifiers, then env.python=vf/bin/python"
             )
         if kind == "user":
             return UserError(f"{text}; install it there, or name its folder in env.path")

@@ -10,9 +10,10 @@
     -> {"id": 5, "do": "end", "episode": "e1"}
     <- {"id": n, "error": "...", "kind": "missing" | "user" | "world"}
 
-One JSON object a line. The environment's own rollout runs here, unchanged; its model is an OpenAI
-client whose requests are handed to whoever drives. Only the standard library and what verifiers
-itself needs are imported: agentrl need not be installed.
+One JSON object a line. Environments with `load_environment` (verifiers 0.1) are played here by their
+own rollout, unchanged; its model is an OpenAI client whose requests are handed to whoever drives.
+Tasksets of verifiers 0.4 are in `tasksets.py`. Only the standard library and what verifiers itself
+needs are imported: agentrl need not be installed.
 """
 
 # pyright: basic
@@ -114,8 +115,9 @@ class Classic:
                     self.sets[split] = None
         return self.sets[split]
 
-    async def play(self, row: dict[str, Any], episode: Episode) -> dict[str, Any]:
+    async def play(self, split: str, index: int, episode: Episode) -> dict[str, Any]:
         """Run the environment's own rollout and rubric."""
+        row = dict(self.rows(split)[index])
         vf: Any = importlib.import_module("verifiers")
         client = client_for(episode)
         wrapper = getattr(vf, "OpenAIChatCompletionsClient", None)
@@ -153,7 +155,7 @@ class Worker:
 
     def __init__(self, out: Any) -> None:
         self.out = out
-        self.loaded: Classic | None = None
+        self.loaded: Any = None
         self.episodes: dict[str, Episode] = {}
         self.running: set[asyncio.Task[None]] = set()
 
@@ -178,9 +180,9 @@ class Worker:
     async def do_load(self, asked: dict[str, Any]) -> dict[str, Any]:
         """Load the environment once; sizes of its splits (-1: none)."""
         if self.loaded is None:
-            sys.path[:0] = asked.get("path") or []
+            _add_path(asked.get("path") or [])
             # In the main thread: verifiers sets signal handlers as it loads.
-            self.loaded = Classic(_load(asked["env"], asked["args"]))
+            self.loaded = _load(asked["env"], asked["args"])
         sets = {split: self.loaded.rows(split) for split in ("train", "test")}
         return {
             "version": importlib.metadata.version("verifiers"),
@@ -197,9 +199,11 @@ class Worker:
         """Begin a rollout."""
         if self.loaded is None:
             raise Refused("world", "nothing is loaded")
-        row = dict(self._rows(asked)[asked["index"]])
+        self._rows(asked)
         episode = self.episodes[asked["episode"]] = Episode()
-        episode.rollout = asyncio.ensure_future(self.loaded.play(row, episode))
+        episode.rollout = asyncio.ensure_future(
+            self.loaded.play(asked["split"], asked["index"], episode)
+        )
         return await episode.next()
 
     async def do_say(self, asked: dict[str, Any]) -> dict[str, Any]:
@@ -224,25 +228,50 @@ class Worker:
         return rows
 
 
+def _add_path(folders: list[str]) -> None:
+    """Here and, for the tool servers that an environment starts, in its children."""
+    sys.path[:0] = folders
+    before = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
+    os.environ["PYTHONPATH"] = os.pathsep.join([*folders, *before])
+
+
 def _load(name: str, args: dict[str, Any]) -> Any:
     if importlib.util.find_spec("verifiers") is None:
         raise Refused("missing", f"{sys.executable} has no verifiers")
     module = name.replace("-", "_").split("/")[-1]
     if importlib.util.find_spec(module) is None:
         raise Refused("user", f"{sys.executable} has no environment {name!r} (module {module})")
+    try:
+        if hasattr(importlib.import_module(module), "load_environment"):
+            return Classic(_classic(name, args))
+        return _tasksets().Tasksets(name, args)
+    except (TypeError, AttributeError, ValueError, RuntimeError, ImportError) as error:
+        raise Refused("user", f"{name} cannot be loaded: {error}") from error
+
+
+def _classic(name: str, args: dict[str, Any]) -> Any:
     vf: Any = importlib.import_module("verifiers")
     if not hasattr(vf, "load_environment"):
         version = importlib.metadata.version("verifiers")
-        raise Refused("missing", f"verifiers {version} no longer has `load_environment`")
-    try:
-        return vf.load_environment(name, **args)
-    except (TypeError, AttributeError, ValueError, RuntimeError) as error:
-        raise Refused("user", f"{name} cannot be loaded: {error}") from error
+        raise Refused("missing", f"{name} needs verifiers<0.2, not {version}")
+    return vf.load_environment(name, **args)
+
+
+def _tasksets() -> Any:
+    """The file beside this one, which is no module to the Python that runs here."""
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "tasksets.py")
+    spec = importlib.util.spec_from_file_location("agentrl_tasksets", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 async def main() -> None:
     """Serve standard input until it ends."""
     # What the environment prints must not fall between the answers.
+    sys.path.pop(0)  # this file's folder, whose names are none of the environment's
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     worker = Worker(out)
@@ -256,6 +285,8 @@ async def main() -> None:
 
     threading.Thread(target=read, daemon=True).start()
     await ended.wait()
+    if hasattr(worker.loaded, "close"):
+        await asyncio.wait([asyncio.ensure_future(worker.loaded.close())], timeout=1.5)
     os._exit(0)  # a sync tool that still runs in a thread must not hold the process
 
 
