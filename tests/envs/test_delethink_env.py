@@ -27,7 +27,9 @@ from agentrl.rollout.loop import Episodes, run_episode
 from agentrl.rollout.parts import Names, Parts
 from agentrl.rollout.plans.delethink import Delethink as DelethinkPlan
 from agentrl.testing import check_env, failures
+from agentrl.train.demos import demonstrations
 from agentrl.trajectory import Group, StopReason, Trajectory
+from agentrl.transcript import Origin
 from agentrl.types import Task
 from agentrl_envs.delethink import Delethink
 from agentrl_envs.delethink.chunks import Chunks
@@ -172,6 +174,16 @@ async def test_one_trajectory_has_a_row_for_every_chunk(renderer: NanoRenderer):
     told = [renderer.tokenizer.decode(row.token_ids[: -row.n_sampled]) for row in found.rows]
     assert told[1] == "<|user|>5a3b2c1d3|b20<|end|><|assistant|>"
     assert [int(row.mask.sum()) for row in found.rows] == [7, 4, 7]
+
+
+async def test_a_demonstration_teaches_every_row(renderer: NanoRenderer):
+    """Chunks of two lines, then one and one: three rows, each taught what was written in it."""
+    rows = await demonstrations([SUM], parts(renderer, [], terse()), 0, lambda _: None)
+    taught = [
+        [s.token_ids.tolist() for s in row.segments if s.origin is Origin.DEMO] for row in rows
+    ]
+    turns = ("a38b20", "c11", "d34<answer>4</answer>")
+    assert taught == [[renderer.demo(text, ended=True).tolist()] for text in turns]
 
 
 async def test_the_loss_is_a_mean_over_trajectories(renderer: NanoRenderer):
