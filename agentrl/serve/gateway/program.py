@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from asyncio.subprocess import DEVNULL, Process
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from agentrl.errors import UserError
@@ -26,7 +26,7 @@ class Outcome:
     """Exit status; negative is the signal that ended it."""
     timed_out: bool
     tail: str
-    """The end of what it wrote on standard error, or on standard output when that is empty."""
+    """The end of what it wrote on standard output and error."""
 
     @property
     def last_words(self) -> str:
@@ -47,28 +47,26 @@ async def run_program(
     Its whole process group is killed at the deadline, at cancellation, and after its own end.
     Raises UserError when it cannot be started.
     """
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=DEVNULL,
-            stdout=PIPE,
-            stderr=PIPE,
-            cwd=folder,
-            env={**os.environ, **variables},
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise UserError(
-            f"cannot start {command[0]!r} ({error.strerror}); give a program that can be run, such "
-            "as command='[python, agent.py]'"
-        ) from error
-    timed_out = False
-    said, complained = bytearray(), bytearray()
-    async with asyncio.TaskGroup() as group:
-        readers = [
-            group.create_task(_tail(process.stdout, said)),
-            group.create_task(_tail(process.stderr, complained)),
-        ]
+    said = bytearray()
+    async with _pipe(said) as (writing, reader):
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=DEVNULL,
+                stdout=writing,
+                stderr=writing,
+                cwd=folder,
+                env={**os.environ, **variables},
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise UserError(
+                f"cannot start {command[0]!r} ({error.strerror}); give a program that can be run, "
+                "such as command='[python, agent.py]'"
+            ) from error
+        finally:
+            os.close(writing)
+        timed_out = False
         try:
             async with asyncio.timeout(timeout_s):
                 await process.wait()
@@ -76,9 +74,31 @@ async def run_program(
             timed_out = True
         finally:
             _kill(process)
-            await asyncio.shield(_buried(process, readers))
+            await asyncio.shield(_buried(process, reader))
     code = 0 if process.returncode is None else process.returncode
-    return Outcome(code, timed_out, bytes(complained or said).decode("utf-8", "replace"))
+    return Outcome(code, timed_out, bytes(said).decode("utf-8", "replace"))
+
+
+@asynccontextmanager
+async def _pipe(kept: bytearray) -> AsyncGenerator[tuple[int, asyncio.Task[None]]]:
+    """A pipe's writing end, and the task that reads the other one to its end.
+
+    asyncio's own pipes would make the wait for a program a wait for all that inherited them.
+    """
+    reading, writing = os.pipe()
+    stream = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(stream), os.fdopen(reading, "rb", buffering=0)
+    )
+    try:
+        async with asyncio.TaskGroup() as group:
+            reader = group.create_task(_tail(stream, kept))
+            try:
+                yield writing, reader
+            finally:
+                reader.cancel()
+    finally:
+        transport.close()
 
 
 def _kill(process: Process) -> None:
@@ -87,17 +107,13 @@ def _kill(process: Process) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-async def _buried(process: Process, readers: Sequence[asyncio.Task[None]]) -> None:
+async def _buried(process: Process, reader: asyncio.Task[None]) -> None:
     await process.wait()
-    await asyncio.wait(readers, timeout=DRAIN_S)
-    for reader in readers:  # a process that left the group may hold the pipes
-        reader.cancel()
+    await asyncio.wait([reader], timeout=DRAIN_S)  # one that left the group may hold the pipe
 
 
-async def _tail(stream: asyncio.StreamReader | None, kept: bytearray) -> None:
+async def _tail(stream: asyncio.StreamReader, kept: bytearray) -> None:
     """Read to the end, so that the program never waits for us; keep the last bytes."""
-    if stream is None:
-        return
     while piece := await stream.read(1 << 16):
         kept += piece
         del kept[:-TAIL_BYTES]
