@@ -166,6 +166,15 @@ def test_bad_options_are_named(options: dict[str, object], message: str) -> None
         Discussion(**options)  # type: ignore[arg-type]
 
 
+async def test_a_fork_goes_its_own_way() -> None:
+    env = Discussion(agents=2, rounds=0)
+    await said(env, "<answer>1</answer>")
+    (branch,) = await env.fork(1)
+    assert (await env.step(Action("<answer>1</answer>"))).info.answer == "1"
+    await branch.step(Action("none"))
+    assert branch.task is env.task
+
+
 def test_unknown_splits_are_refused() -> None:
     with pytest.raises(UserError, match="splits train and test"):
         Discussion().tasks("dev", seed=0)

@@ -118,7 +118,7 @@ async def test_rewards(reward: Literal["all", "prefix", "last"], scores: tuple[f
     """Of three: all right; the last wrong (2 right -> 0); the first wrong; the second wrong."""
     env, earned = Horizon(reward=reward), list[float]()
     for given in ([4, 5, 6], [4, 5, 0], [0, 5, 6], [4, 0, 6]):
-        await env.reset(Task("t", "?", "4,5,6"), seed=0)
+        await env.reset(Task("t", "?", "4,5,6", {"n": 3}), seed=0)
         result = await env.step(Action(written(given)))
         earned.append(result.reward)
         assert result.info.answer == ",".join(map(str, given))
@@ -211,7 +211,9 @@ def test_bad_options_are_named(options: dict[str, object], message: str) -> None
         Horizon(**options)  # type: ignore[arg-type]
 
 
-def test_foreign_tasks_and_splits_are_refused() -> None:
+async def test_foreign_tasks_and_splits_are_refused() -> None:
+    with pytest.raises(UserError, match="is no chain"):
+        await Horizon().reset(Task("t", "1+1", "2"), seed=0)
     with pytest.raises(UserError, match="is no chain"):
         Horizon().expert(Task("t", "?", "a,b"), seed=0)
     with pytest.raises(UserError, match="splits train and test"):

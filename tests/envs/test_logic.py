@@ -95,6 +95,7 @@ async def test_players() -> None:
         await env.reset(task, seed=0)
         (turn,) = env.expert(task, seed=0)
         assert (await env.step(Action(turn))).reward == 1.0
+    assert env.random_ceiling is not None
     assert blind / len(tasks) < env.random_ceiling
 
 
@@ -120,3 +121,14 @@ def test_foreign_tasks_and_splits_are_refused() -> None:
         Logic().expert(Task("t", "1+1", "2"), seed=0)
     with pytest.raises(UserError, match="splits train and test"):
         Logic().tasks("dev", seed=0)
+
+
+@pytest.mark.parametrize("game", GAMES)
+async def test_each_game_alone_keeps_every_promise(game: str) -> None:
+    results = await check_env(lambda: Logic(games=(game,), levels=(2,)))
+    assert not failures(results)
+
+
+async def test_a_foreign_task_is_refused_at_the_start() -> None:
+    with pytest.raises(UserError, match="not made by a logic game"):
+        await Logic().reset(Task("t", "1+1", "2"), seed=0)

@@ -253,6 +253,20 @@ def test_bad_options_are_named(options: dict[str, object], message: str) -> None
         Rlot(**options)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("kind", ["sum", "mixed", "bracket", "carry", "all"])
+async def test_each_kind_alone_keeps_every_promise(kind: str) -> None:
+    assert not failures(await check_env(lambda: Rlot(kinds=(kind,))))
+
+
+async def test_a_fork_goes_its_own_way() -> None:
+    env = Rlot(style="terse")
+    await played(env, task_of("7*15"), "reason")
+    (branch,) = await env.fork(1)
+    await env.step(Action("refine"))
+    assert (await env.step(Action("terminate"))).reward == 1.0
+    assert (await branch.step(Action("terminate"))).info.answer == "75"
+
+
 async def test_foreign_tasks_need_a_partner() -> None:
     with pytest.raises(UserError, match=r"use env\.solver=partner"):
         await Rlot().reset(Task("t", "why?", "2"), seed=0)

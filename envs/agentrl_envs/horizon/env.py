@@ -79,7 +79,8 @@ class Horizon(ToolEnv):
         self.style: Style = style
 
     def first_messages(self, task: Task) -> Observation:
-        """The whole chain, as one user message."""
+        """The whole chain, as one user message. Raises UserError for a task that is no chain."""
+        _targets(task)
         return (Message("user", task.question),)
 
     async def judge(self, action: Action) -> StepResult:
@@ -133,12 +134,9 @@ class Horizon(ToolEnv):
 
 def _targets(task: Task) -> list[int]:
     """All answers of a chain. Raises UserError for a task of another kind."""
-    try:
-        return [int(part) for part in str(task.answer).split(",")]
-    except ValueError:
-        raise UserError(
-            f"task {task.id} is no chain; give the problems by env.path, not data.path"
-        ) from None
+    if "n" not in task.metadata or task.answer is None:
+        raise UserError(f"task {task.id} is no chain; give the problems by env.path, not data.path")
+    return [int(part) for part in task.answer.split(",")]
 
 
 __all__ = ["Horizon"]

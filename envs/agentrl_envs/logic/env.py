@@ -40,7 +40,6 @@ class Logic(ToolEnv):
     """Logic puzzles of nineteen kinds, with difficulty knobs."""
 
     expert_floor = 1.0
-    random_ceiling = 0.1
 
     def __init__(
         self,
@@ -59,20 +58,25 @@ class Logic(ToolEnv):
             knobs: settings that replace a level's own, by game: `{sudoku: {size: 6, holes: 12}}`.
             format: `think` demands a closed think tag before the answer tag (SynLogic), `answer`
                 the answer tag alone; None for `think` in the plain style and `answer` in the terse.
-            style: `terse` leaves rules and instructions out, for tiny models.
+            style: `terse` names the game and leaves rules and instructions out, for tiny models.
 
         Raises UserError on an unknown game, level or knob, or a knob out of its bounds.
         """
         super().__init__()
         self.protocol = "retool_bare" if style == "terse" else "hermes"
         self.games = _chosen(games)
+        self.random_ceiling = 0.1 + 0.5 / len(self.games)  # some are won by a coin
         self.levels = _levels(levels)
         self.knobs = _checked(knobs or {})
         self.thinks = (format or ("answer" if style == "terse" else "think")) == "think"
         self.style: Style = style
 
     def first_messages(self, task: Task) -> Observation:
-        """The rules, the puzzle and the form of the answer, as one user message."""
+        """The rules, the puzzle and the form of the answer, as one user message.
+
+        Raises UserError for a task that no game made.
+        """
+        _puzzle(task)
         if self.style == "terse":
             return (Message("user", task.question),)
         return (Message("user", task.question + (THINK if self.thinks else ANSWER)),)
@@ -148,7 +152,9 @@ def made(game: Game, level: int, rng: Random, style: Style, knobs: Knobs | None 
     """One item as a task; its id does not depend on the style."""
     puzzle = game.make(rng, game.at(level, knobs))
     digest = blake2b(puzzle.body.encode(), digest_size=6).hexdigest()
-    question = puzzle.body if style == "terse" else f"{game.rules}\n\n{puzzle.body}"
+    question = (
+        f"{game.name}\n{puzzle.body}" if style == "terse" else f"{game.rules}\n\n{puzzle.body}"
+    )
     return Task(
         id=f"{game.name}/{level}/{digest}",
         question=question,

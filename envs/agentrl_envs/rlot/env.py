@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 from copy import copy
 from random import Random
+from statistics import fmean
 from typing import Literal, Self, final
 
 from agentrl.env import Action, Env, Observation, StepInfo, StepResult
@@ -37,6 +38,9 @@ from agentrl_envs.rlot.problems import KINDS, LEVELS, drawn
 
 SOLVER, PRM = "solver", "prm"
 """Roles of `rollout.partners`; the solver's context has the same name."""
+
+BLIND = {"sum": 1.0, "mixed": 0.4, "bracket": 0.4, "carry": 0.4, "all": 0.2}
+"""What random blocks stay under, by kind of expression; sums need no skill."""
 
 _NUMBER = re.compile(r"(?<![\w.])(?:0(?:\.\d+)?|1(?:\.0+)?)(?![\w.]*\d)")
 
@@ -88,7 +92,7 @@ class Rlot(Env):
         if not self.scripted:
             self.partners = (SOLVER, PRM) if self.process else (SOLVER,)
         elif not self.process and max_blocks >= 12:
-            self.expert_floor, self.random_ceiling = 1.0, 0.4
+            self.expert_floor, self.random_ceiling = 1.0, fmean(BLIND[kind] for kind in kinds)
         self._task: Task | None = None
         self._n_blocks = 0
         self._block: Block = "reason"
@@ -162,7 +166,8 @@ class Rlot(Env):
         )
         if choice is None and forced != "terminate":
             self._n_blocks += 1
-            told = f"Name one of {', '.join(BLOCKS)} inside <answer> and </answer>.\n{self._told()}"
+            known = f"Name one of {', '.join(BLOCKS)} inside <answer> and </answer>.\n"
+            told = ("?\n" if self.style == "terse" else known) + self._told()
             return StepResult((Message("user", told),), 0.0, False, False, StepInfo())
         self._block = executed(
             choice or "terminate",
