@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
+import threading
 import warnings
 from itertools import islice
 from typing import Any
@@ -70,6 +71,24 @@ async def test_splits_share_no_question_and_small_sets_end(package: Any):
 
 async def test_it_keeps_the_env_contract(package: Any):
     assert failures(await check_env(ReasoningGym)) == []
+
+
+async def test_a_scorer_that_hangs_leaves_the_answer_unverified(
+    package: Any, monkeypatch: pytest.MonkeyPatch
+):
+    released = threading.Event()
+
+    def hang(self: ReasoningGym, number: int, answer: str) -> float:
+        released.wait(20)
+        return 1.0
+
+    monkeypatch.setattr("agentrl_envs.reasoning_gym.env.SCORE_S", 0.05)
+    monkeypatch.setattr(ReasoningGym, "_scored", hang)
+    env = ReasoningGym()
+    await env.reset(next(env.tasks("train", seed=0)), seed=0)
+    last = await env.step(Action("<answer>1</answer>"))
+    released.set()
+    assert (last.reward, last.info.excluded) == (0.0, "unverified")
 
 
 def test_mistakes(package: Any):

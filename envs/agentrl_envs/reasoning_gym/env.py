@@ -36,6 +36,10 @@ PATIENCE = 1000
 """Items in a row that may be known, or of the other split, before a data set is exhausted."""
 
 
+SCORE_S = 60.0
+"""Seconds a score may take; then the answer counts as unverified."""
+
+
 class _Items(Protocol):
     """What this environment uses of the package's data sets."""
 
@@ -96,10 +100,14 @@ class ReasoningGym(Env):
         if self._number is None:
             raise RuntimeError("reset() the environment before stepping it")
         answer = extract_answer(action.text, ("answer",))
-        reward = 0.0
+        reward, excluded = 0.0, None
         if answer and allowed(self.dataset, answer):
-            reward = await asyncio.to_thread(self._scored, self._number, answer)
-        return StepResult((), reward, True, False, StepInfo(answer=answer))
+            scoring = asyncio.to_thread(self._scored, self._number, answer)
+            try:
+                reward = await asyncio.wait_for(scoring, SCORE_S)
+            except TimeoutError:
+                excluded = "unverified"
+        return StepResult((), reward, True, False, StepInfo(answer=answer, excluded=excluded))
 
     def _scored(self, number: int, answer: str) -> float:
         """The package's own score; an answer that its scorer chokes on is worth nothing."""
