@@ -32,13 +32,13 @@ class Meeting(Game):
     bounds = {"people": (1, 8), "busy": (1, 8)}  # noqa: RUF012
 
     def make(self, rng: Random, knobs: Knobs) -> Puzzle:
-        """Random appointments, drawn again until some slot is left."""
+        """Random appointments with some slot left, which is rarely the first thing in the morning."""
         while True:
             minutes = rng.choice((15, 30, 45, 60))
             busy = [_calendar(rng, knobs["busy"]) for _ in range(knobs["people"])]
             everyone = [slot for calendar in busy for slot in calendar]
             start = earliest(everyone, minutes)
-            if start is not None:
+            if start is not None and (start > OPEN or rng.random() < 0.1):
                 break
         told = [
             f"{name}: {', '.join(f'{_clock(a)}-{_clock(b)}' for a, b in calendar)}"
