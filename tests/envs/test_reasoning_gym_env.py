@@ -16,7 +16,7 @@ from agentrl.env import Action
 from agentrl.errors import SetupError, UserError
 from agentrl.testing import check_env, failures
 from agentrl.types import Task
-from agentrl_envs.reasoning_gym import ReasoningGym
+from agentrl_envs.reasoning_gym import ReasoningGym, reasoning_gym
 from agentrl_envs.reasoning_gym.guard import FORMULAS, LITERALS, allowed
 
 
@@ -34,7 +34,7 @@ async def scored(env: ReasoningGym, task: Task, text: str) -> float:
 
 @pytest.mark.parametrize("dataset", ["chain_sum", "countdown", "letter_counting", "n_queens"])
 async def test_questions_and_scores_are_the_package_s_own(package: Any, dataset: str):
-    env = ReasoningGym(dataset=dataset)
+    env = reasoning_gym(dataset=dataset)
     for task in islice(env.tasks("train", seed=0), 5):
         theirs = package.create_dataset(dataset, seed=task.metadata["item"], size=1)
         entry = theirs[0]
@@ -52,7 +52,7 @@ async def test_questions_and_scores_are_the_package_s_own(package: Any, dataset:
 
 
 async def test_options_reach_the_data_set(package: Any):
-    env = ReasoningGym(
+    env = reasoning_gym(
         dataset="chain_sum", options={"min_terms": 2, "max_terms": 2, "max_digits": 1}
     )
     for task in islice(env.tasks("train", seed=0), 20):
@@ -61,7 +61,7 @@ async def test_options_reach_the_data_set(package: Any):
 
 async def test_splits_share_no_question_and_small_sets_end(package: Any):
     one_digit = {"min_terms": 2, "max_terms": 2, "max_digits": 1}
-    env = ReasoningGym(dataset="chain_sum", options=one_digit)
+    env = reasoning_gym(dataset="chain_sum", options=one_digit)
     train = [task.question for task in env.tasks("train", seed=0)]
     test = [task.question for task in env.tasks("test", seed=0)]
     assert not set(train) & set(test)
@@ -70,7 +70,10 @@ async def test_splits_share_no_question_and_small_sets_end(package: Any):
 
 
 async def test_it_keeps_the_env_contract(package: Any):
-    assert failures(await check_env(ReasoningGym)) == []
+    assert failures(await check_env(reasoning_gym)) == []
+    bare = await check_env(lambda: reasoning_gym(dataset="boxnet"))
+    assert failures(bare) == []
+    assert "skipped: no expert" in {result.detail for result in bare}
 
 
 async def test_a_scorer_that_hangs_leaves_the_answer_unverified(
@@ -84,7 +87,7 @@ async def test_a_scorer_that_hangs_leaves_the_answer_unverified(
 
     monkeypatch.setattr("agentrl_envs.reasoning_gym.env.SCORE_S", 0.05)
     monkeypatch.setattr(ReasoningGym, "_scored", hang)
-    env = ReasoningGym()
+    env = reasoning_gym()
     await env.reset(next(env.tasks("train", seed=0)), seed=0)
     last = await env.step(Action("<answer>1</answer>"))
     released.set()
@@ -93,19 +96,19 @@ async def test_a_scorer_that_hangs_leaves_the_answer_unverified(
 
 def test_mistakes(package: Any):
     with pytest.raises(UserError, match="no data set 'chain_sums'; did you mean 'chain_sum'"):
-        ReasoningGym(dataset="chain_sums")
+        reasoning_gym(dataset="chain_sums")
     with pytest.raises(UserError, match=r"env\.options: chain_sum does not take .*max_term"):
-        ReasoningGym(options={"max_term": 3})
+        reasoning_gym(options={"max_term": 3})
     with pytest.raises(UserError, match=r"env\.options: chain_sum"):
-        ReasoningGym(options={"min_terms": 9, "max_terms": 3})
+        reasoning_gym(options={"min_terms": 9, "max_terms": 3})
     with pytest.raises(UserError, match="no item of chain_sum"):
-        ReasoningGym()._item_of(Task("t", "?", "1"))
+        reasoning_gym()._item_of(Task("t", "?", "1"))
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
     with pytest.raises(SetupError, match=r'pip install "agentrl-framework\[tasks\]"'):
-        ReasoningGym(dataset="chain_sum", options={"max_terms": 5})
+        reasoning_gym(dataset="chain_sum", options={"max_terms": 5})
 
 
 HOSTILE = (

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from agentrl_envs.reasoning_gym.env import ReasoningGym
+from agentrl_envs.reasoning_gym.env import AnsweredReasoningGym, ReasoningGym, reasoning_gym
 
-__all__ = ["ReasoningGym"]
+__all__ = ["AnsweredReasoningGym", "ReasoningGym", "reasoning_gym"]

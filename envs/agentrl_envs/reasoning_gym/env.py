@@ -52,34 +52,16 @@ class _Items(Protocol):
         ...
 
 
-@final
 class ReasoningGym(Env):
-    """Tasks of the reasoning_gym package, scored by the package itself."""
+    """Tasks of one data set of the package, some of which give questions alone."""
 
     protocol = "hermes"
-    expert_floor = 1.0
     random_ceiling = 0.3
 
-    def __init__(
-        self,
-        *,
-        dataset: str = "chain_sum",
-        options: Mapping[str, Any] | None = None,
-        ask: str = ASK,
-    ) -> None:
-        """Make one episode's environment.
-
-        Args:
-            dataset: a name of the package's (chain_sum, countdown, sudoku, ...).
-            options: the data set's own settings, such as `{max_terms: 4}`.
-            ask: put behind the question.
-
-        Raises SetupError without the package, UserError on an unknown data set or option.
-        """
+    def __init__(self, dataset: str, options: str, ask: str) -> None:
         self.dataset = dataset
         self.ask = ask
-        self._options = json.dumps(dict(options or {}), sort_keys=True)
-        made(dataset, self._options, 0)
+        self._options = options
         self._number: int | None = None
 
     async def reset(self, task: Task, *, seed: int) -> Observation:
@@ -145,15 +127,37 @@ class ReasoningGym(Env):
             metadata = {"dataset": self.dataset, "item": number}
             yield Task(f"{self.dataset}/{digest}", question, answer, metadata, seed=number)
 
-    def expert(self, task: Task, *, seed: int) -> Iterable[str]:
-        """The package's own answer. Raises UserError where it gives none."""
-        if task.answer is None:
-            raise UserError(f"{self.dataset} gives no answer with its questions")
-        return [f"<answer>{task.answer}</answer>"]
-
     def random_turn(self, rng: Random) -> str:
         """A short number, as good a blind guess as any."""
         return f"<answer>{rng.randrange(1000)}</answer>"
+
+
+@final
+class AnsweredReasoningGym(ReasoningGym):
+    """A data set that gives answers with its questions."""
+
+    expert_floor = 1.0
+
+    def expert(self, task: Task, *, seed: int) -> Iterable[str]:
+        """The package's own answer."""
+        return [f"<answer>{task.answer}</answer>"]
+
+
+def reasoning_gym(
+    *, dataset: str = "chain_sum", options: Mapping[str, Any] | None = None, ask: str = ASK
+) -> ReasoningGym:
+    """Tasks of the reasoning_gym package, scored by the package itself.
+
+    Args:
+        dataset: a name of the package's (chain_sum, countdown, sudoku, ...).
+        options: the data set's own settings, such as `{max_terms: 4}`.
+        ask: put behind the question.
+
+    Raises SetupError without the package, UserError on an unknown data set or option.
+    """
+    given = json.dumps(dict(options or {}), sort_keys=True)
+    answered = made(dataset, given, 0)[0]["answer"] is not None
+    return (AnsweredReasoningGym if answered else ReasoningGym)(dataset, given, ask)
 
 
 @lru_cache(maxsize=256)
@@ -186,4 +190,4 @@ def _package() -> Any:
         ) from None
 
 
-__all__ = ["ReasoningGym", "made"]
+__all__ = ["AnsweredReasoningGym", "ReasoningGym", "made", "reasoning_gym"]
