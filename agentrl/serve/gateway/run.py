@@ -19,13 +19,13 @@ from agentrl.serve.gateway.backend import Recording
 from agentrl.serve.gateway.recordings import OpenSessions
 from agentrl.serve.gateway.server import (
     allowed_hosts,
-    is_loopback,
     need_packages,
     serve_until_signal,
     token_for,
     url_of,
 )
 from agentrl.serve.gateway.session import SamplingBy
+from agentrl.serve.running import is_loopback
 from agentrl.serve.sandbox_server import listen
 from agentrl.train import loop, setup
 from agentrl.train.folder import RunFolder, create, planned

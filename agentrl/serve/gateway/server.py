@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import os
 import signal
 from collections.abc import AsyncGenerator, Generator
@@ -11,6 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from agentrl.errors import SetupError, UserError
+from agentrl.serve.running import is_loopback
 from agentrl.serve.sandbox_server import listen
 
 if TYPE_CHECKING:
@@ -46,16 +46,6 @@ def token_for(host: str, token_env: str, *, allow_no_token: bool) -> str | None:
             "secret that clients send as API key, or say --allow-no-token if the network is closed"
         )
     return token
-
-
-def is_loopback(host: str) -> bool:
-    """Only this machine can connect."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def allowed_hosts(host: str) -> tuple[str, ...]:
@@ -129,7 +119,6 @@ def _server(app: Starlette, grace_s: int) -> Any:
 
 __all__ = [
     "allowed_hosts",
-    "is_loopback",
     "listening",
     "need_packages",
     "serve_until_signal",

@@ -67,7 +67,9 @@ class Session:
         self.rows: list[Row] = []
         self.counts = Counts()
         self.n_turns = 0
-        """Turns begun."""
+        """Turns written."""
+        self._begun = 0
+        """Turns asked for: each has a seed of its own, those that failed included."""
         self.closed = False
         self.busy = 0
         """Requests being answered."""
@@ -91,7 +93,7 @@ class Session:
         self._admit(request)
         draft = self._draft(request, place_of(self.rows, request))
         asked = self._sampling(request, self._room(len(draft.transcript)))
-        turn, self.n_turns = self.n_turns, self.n_turns + 1
+        self._begun += 1
         self.busy += 1
         if draft.grows is not None:
             draft.grows.busy = True
@@ -107,7 +109,7 @@ class Session:
             self.touched = monotonic()
         if self.closed:
             raise _closed()
-        return self._written(request, draft, generation, asked, turn)
+        return self._written(request, draft, generation, asked)
 
     def finish(self, verdict: Verdict) -> Trajectory:
         """The trajectory; the session takes no more requests."""
@@ -151,7 +153,7 @@ class Session:
             if request.top_p not in (None, 1.0):
                 raise ApiError("what is trained on is sampled whole: top_p=1", param="top_p")
         most = self._parts.limits.max_turns
-        if self.n_turns >= most:
+        if self.n_turns + self.busy >= most:
             raise self._met(StopReason.MAX_TURNS, f"the session has had its {most} turns")
 
     def _met(self, limit: StopReason, message: str) -> ApiError:
@@ -225,7 +227,7 @@ class Session:
 
     def _sampling(self, request: ChatRequest, room: int) -> Sampling:
         """Settings of the next turn; a request's seed is mixed with the session's: siblings differ."""
-        parts, seed = self._parts, self._turn_seed(self.n_turns)
+        parts, seed = self._parts, self._turn_seed(self._begun)
         temperature = parts.sampling.temperature
         if self._sampling_by == "request":
             seed = seed if request.seed is None else derive(seed, request.seed)
@@ -264,9 +266,9 @@ class Session:
         draft: _Draft,
         generation: Generation,
         asked: Sampling,
-        turn: int,
     ) -> Turn:
         """Write the turn down; from here on it is what the client knows."""
+        turn, self.n_turns = self.n_turns, self.n_turns + 1
         sampled = sampled_segments(generation, asked.temperature or 1.0)
         grown = draft.transcript.append(*sampled)
         ended = generation.stop == "stop_id"

@@ -206,6 +206,7 @@ async def test_an_engine_that_fails_once_is_asked_again_in_the_same_row(world: A
     assert (failed.value.status, session.fault) == (503, "EngineError: it burned")
     await session.complete(again)
     assert (session.fault, len(session.rows), session.counts.continued) == (None, 1, 1)
+    assert session.finish(DONE).n_turns == 2
 
 
 async def test_limits_are_told_and_remembered(world: Any):
