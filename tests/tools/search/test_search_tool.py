@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from time import monotonic
@@ -168,6 +169,34 @@ async def test_episodes_share_one_retriever(monkeypatch: pytest.MonkeyPatch) -> 
     await other.close()
     await close_all()
     assert [one.closed for one in made] == [1, 1]
+
+
+async def test_a_failed_retriever_is_tried_anew_and_a_cancelled_wait_harms_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    release, tries = threading.Event(), []
+
+    def moody() -> Scripted:
+        tries.append(release.wait(60))
+        if len(tries) == 1:
+            raise UserError("not yet")
+        return Scripted([hit("", "x")])
+
+    monkeypatch.setitem(registry._registered, ("retriever", "moody_one"), moody)
+    tools = [SearchTool(retriever="moody_one") for _ in range(4)]
+    waiting = [asyncio.ensure_future(search.open(Context())) for search in tools]
+    await asyncio.sleep(0.05)
+    waiting[0].cancel()
+    release.set()
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(result) for result in results] == [asyncio.CancelledError] + [UserError] * 3
+    for search in tools:
+        await search.close()
+        await search.open(Context())
+        assert (await call(search, "x")).content == "Doc 1 x"
+    assert len(tries) == 2
+    for search in tools:
+        await search.close()
 
 
 async def test_a_retriever_of_ones_own_is_not_closed() -> None:

@@ -53,18 +53,21 @@ def _unpacked(raw: IO[bytes], path: Path) -> IO[bytes]:
     return cast("IO[bytes]", gzip.GzipFile(fileobj=raw)) if path.suffix == ".gz" else raw
 
 
-def read_corpus(path: Path, told: Told | None = None) -> list[Passage]:
-    """Every passage, sorted by id. Raises UserError, also for an id that occurs twice."""
+def read_unique(path: Path, told: Told | None = None) -> Iterator[Passage]:
+    """Passages in file order. Raises UserError, also for an id that occurs twice and for none."""
     first: dict[str, int] = {}
-    found: list[Passage] = []
     for number, passage in read_lines(path, told):
         seen = first.setdefault(passage.id, number)
         if seen != number:
             raise UserError(repeated(path, number, passage.id, seen))
-        found.append(passage)
-    if not found:
+        yield passage
+    if not first:
         raise UserError(empty(path))
-    return sorted(found, key=lambda passage: passage.id)
+
+
+def read_corpus(path: Path, told: Told | None = None) -> list[Passage]:
+    """Every passage, sorted by id. Raises UserError as `read_unique` does."""
+    return sorted(read_unique(path, told), key=lambda passage: passage.id)
 
 
 def repeated(path: Path, number: int, name: str, seen: int) -> str:
@@ -147,5 +150,6 @@ __all__ = [
     "passages_from",
     "read_corpus",
     "read_lines",
+    "read_unique",
     "repeated",
 ]

@@ -47,11 +47,14 @@ class LocalRetriever(ABC):
 
     async def close(self) -> None:
         """Let running searches end, then close files."""
-        if self._closed:
-            return
-        self._closed = True
-        await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
-        self.release()
+        await asyncio.to_thread(self.shut)
+
+    def shut(self) -> None:
+        """`close` for where no event loop runs."""
+        if not self._closed:
+            self._closed = True
+            self._threads.shutdown(cancel_futures=True)
+            self.release()
 
 
 def wanted(queries: Sequence[str], k: int) -> bool:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import json
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from agentrl.config import Plugin
 from agentrl.plugins import accepts, build
 from agentrl.retrieval import Passage, Retriever
+from agentrl_tools.search.local import LocalRetriever
 
 Options = Mapping[str, object]
 
@@ -27,20 +31,13 @@ class Idle(Protocol):
 
 @dataclass(slots=True)
 class _Shared:
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    retriever: Retriever | None = None
+    making: Future[Retriever]
     users: int = 0
-
-    def made(self, words: Named) -> Retriever:
-        """The retriever, made by whoever comes first."""
-        with self.lock:
-            if self.retriever is None:
-                self.retriever = make(words.name, words.options, corpus=words.corpus)
-            return self.retriever
 
 
 _shared: dict[str, _Shared] = {}
 _guard = threading.Lock()
+_makers = ThreadPoolExecutor(2, thread_name_prefix="agentrl-index")
 
 
 def make(
@@ -77,27 +74,57 @@ class Named:
     async def borrow(self) -> Retriever:
         """The process's own of these words; `give_back` it when done with it.
 
-        The first to ask waits while it is made, off the event loop; so do those who ask meanwhile.
+        It is made when the first one asks, off the event loop; who asks meanwhile waits for it.
         """
-        entry = self._entry()
-        retriever = await asyncio.to_thread(entry.made, self)
         with _guard:
+            entry = _shared.get(self._key)
+            if entry is None:
+                making = _makers.submit(make, self.name, self.options, corpus=self.corpus)
+                entry = _shared[self._key] = _Shared(making)
             entry.users += 1
-        return retriever
+        try:
+            await _done(entry.making)
+            return entry.making.result()
+        except BaseException:
+            with _guard:
+                entry.users -= 1
+                failed = entry.making.done() and entry.making.exception() is not None
+                if failed and _shared.get(self._key) is entry:
+                    del _shared[self._key]
+            raise
 
     async def give_back(self) -> None:
         """End one borrowing. The index stays open for the next episode; idle connections do not."""
-        entry = self._entry()
         with _guard:
+            entry = _shared.get(self._key)
+            if entry is None:
+                return
             entry.users -= 1
             idle = entry.users == 0
-        if idle and isinstance(entry.retriever, Idle):
-            await entry.retriever.idle()
+        retriever = entry.making.result()
+        if idle and isinstance(retriever, Idle):
+            await retriever.idle()
 
-    def _entry(self) -> _Shared:
-        key = json.dumps([self.name, self.corpus, self.options], sort_keys=True)
-        with _guard:
-            return _shared.setdefault(key, _Shared())
+    @property
+    def _key(self) -> str:
+        return json.dumps([self.name, self.corpus, self.options], sort_keys=True)
+
+
+async def _done(making: Future[Retriever]) -> None:
+    """Wait without a hold on it: an episode that is cancelled must not cancel it for the others."""
+    loop = asyncio.get_running_loop()
+    waiter = loop.create_future()
+
+    def wake() -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+
+    def told(_: Future[Retriever]) -> None:
+        with suppress(RuntimeError):  # the loop of one who waited is closed
+            loop.call_soon_threadsafe(wake)
+
+    making.add_done_callback(told)
+    await waiter
 
 
 async def close_all() -> None:
@@ -106,8 +133,18 @@ async def close_all() -> None:
         entries = list(_shared.values())
         _shared.clear()
     for entry in entries:
-        if entry.retriever is not None:
-            await entry.retriever.close()
+        await _done(entry.making)
+        if not entry.making.exception():
+            await entry.making.result().close()
+
+
+@atexit.register
+def _close_files() -> None:
+    for entry in _shared.values():
+        if entry.making.done() and not entry.making.exception():
+            retriever = entry.making.result()
+            if isinstance(retriever, LocalRetriever):
+                retriever.shut()
 
 
 __all__ = ["Idle", "Named", "Options", "close_all", "make", "takes"]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, final
 
-from agentrl.errors import UserError, WorldFault
+from agentrl.errors import WorldFault
 from agentrl.retrieval import Hit, Passage
-from agentrl_tools.search.corpus import Told, empty, passages_from, read_corpus
+from agentrl_tools.search.corpus import Told, passages_from, read_unique
 from agentrl_tools.search.folder import check_note, write_note
 from agentrl_tools.search.local import LocalRetriever, library
 from agentrl_tools.search.words import query_words
@@ -53,13 +53,10 @@ class Tantivy(LocalRetriever):
     def build_index(cls, corpus: Path, index: Path, told: Told) -> int:
         """Write a folder; see `agentrl.retrieval.IndexBuilder`."""
         module = library("tantivy", "tantivy")
-        passages = read_corpus(corpus, told)
-        if not passages:
-            raise UserError(empty(corpus))
         (index / "tantivy").mkdir(parents=True)
-        _indexed(module, passages, index / "tantivy")
+        made = _indexed(module, read_unique(corpus, told), index / "tantivy")
         write_note(index, "tantivy", {})
-        return len(passages)
+        return made.searcher().num_docs
 
     def find(self, query: str, k: int) -> list[Hit]:
         """Passages that hold any of the query's words."""
@@ -107,7 +104,7 @@ def _analyzer(module: Any) -> Any:
     return builder.build()
 
 
-def _indexed(module: Any, passages: Sequence[Passage], folder: Path | None) -> Any:
+def _indexed(module: Any, passages: Iterable[Passage], folder: Path | None) -> Any:
     builder = module.SchemaBuilder()
     builder.add_text_field("id", stored=True, tokenizer_name="raw", index_option="basic")
     for field in ("title", "text"):
