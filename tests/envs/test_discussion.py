@@ -158,7 +158,7 @@ async def test_parts_for_fewer_agents_are_refused() -> None:
         ({"agents": 2, "frozen": ("agent1", "agent2")}, "leaves no agent to the policy"),
         ({"adaptive": True}, "need env.decide=judge"),
         ({"judge": "partner"}, "need env.decide=judge"),
-        ({"path": "x.jsonl", "sees": "part"}, "goes with env.style=plain and env.sees=all"),
+        ({"path": "x.jsonl", "sees": "part"}, "needs env.style=plain and env.sees=all"),
     ],
 )
 def test_bad_options_are_named(options: dict[str, object], message: str) -> None:

@@ -203,7 +203,7 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
         ({"n": (17,)}, r"not \[17\]"),
         ({"families": ("hex",)}, "'hex' has no whole-number answers"),
         ({"levels": (4,)}, "some of 1, 2 and 3"),
-        ({"path": "x.jsonl", "style": "terse"}, "leave env.path out"),
+        ({"path": "x.jsonl", "style": "terse"}, "set env.style=plain, or leave env.path out"),
     ],
 )
 def test_bad_options_are_named(options: dict[str, object], message: str) -> None:

@@ -78,7 +78,7 @@ class Discussion(Env):
         if (adaptive or judge == "partner") and decide == "vote":
             raise UserError("env.adaptive and env.judge need env.decide=judge")
         if path is not None and (style == "terse" or sees == "part"):
-            raise UserError("env.path goes with env.style=plain and env.sees=all")
+            raise UserError("env.path needs env.style=plain and env.sees=all")
         self.protocol = "retool_bare" if style == "terse" else "hermes"
         self.names, self.rounds, self.frozen = names, rounds, frozenset(frozen)
         self.order = sorted(range(agents), key=lambda i: (names[i] in self.frozen, i))

@@ -68,7 +68,9 @@ class Horizon(ToolEnv):
         if not n or not all(1 <= length <= MOST for length in n):
             raise UserError(f"env.n: lengths are from 1 to {MOST}, not {list(n)}")
         if path is not None and style == "terse":
-            raise UserError("env.style=terse is for generated problems; leave env.path out")
+            raise UserError(
+                "env.path holds whole texts: set env.style=plain, or leave env.path out"
+            )
         bare = "retool_bare" if style == "terse" else "retool"
         self.protocol = bare if tools == "python" or style == "terse" else "hermes"
         self.n = tuple(n)
