@@ -6,14 +6,14 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack
 from random import Random
-from typing import Literal, cast, final
+from typing import Any, Literal, cast, final
 
 from agentrl.context import Context
 from agentrl.env import Action, Env, Observation, StepInfo, StepResult
 from agentrl.errors import ToolError, UserError
 from agentrl.seeds import derive
 from agentrl.tool import Tool, call_tool
-from agentrl.types import JsonValue, Message, Task, ToolResult
+from agentrl.types import Message, Task, ToolResult
 from agentrl_envs.openenv.render import (
     Fields,
     StepTool,
@@ -46,7 +46,7 @@ class OpenEnv(Env):
         field: str | None = None,
         tool: str = "act",
         instructions: str = "",
-        reset: Mapping[str, JsonValue] | None = None,
+        reset: Mapping[str, Any] | None = None,
         sessions: int | None = None,
         wait_s: float = 60.0,
         connect_s: float = 10.0,

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from random import Random
-from typing import cast, final
+from typing import Any, cast, final
 from uuid import uuid4
 
 from agentrl.context import Context
@@ -63,7 +63,7 @@ class Verifiers(Env):
         self,
         *,
         env: str,
-        args: Mapping[str, JsonValue] | None = None,
+        args: Mapping[str, Any] | None = None,
         python: str | None = None,
         path: Sequence[str] = (),
         holdout: float = 0.1,
