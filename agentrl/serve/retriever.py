@@ -11,11 +11,10 @@ from agentrl.config import Plugin
 from agentrl.errors import SetupError, UserError
 from agentrl.plugins import build
 from agentrl.retrieval import Retriever
+from agentrl.serve.running import port_of, server_over
 from agentrl.serve.sandbox_server import listen
 
 TOKEN_ENV = "AGENTRL_RETRIEVER_TOKEN"
-_GRACE_S = 10
-_MAX_REQUESTS = 2048
 
 
 def serve(
@@ -28,7 +27,7 @@ def serve(
     allow_no_token: bool = False,
     announce: Callable[[str], None] = print,
 ) -> None:
-    """Serve a retriever until SIGINT or SIGTERM; running requests get ten seconds to end.
+    """Serve a retriever until SIGINT or SIGTERM; running requests get a few seconds to end.
 
     Args:
         node: names the retriever and its options.
@@ -46,16 +45,16 @@ def serve(
     if topk < 1:
         raise UserError(f"topk must be at least 1, not {topk}")
     try:
-        from agentrl.serve.access import is_loopback, token_for
+        from agentrl.serve.door import door
     except ImportError as error:
         raise _missing(error) from error
-    token = token_for(host, token_env, allow_no_token=allow_no_token)
-    local = is_loopback(host)
+    way_in = door(host, token_env, allow_no_token=allow_no_token)
     with listen(host, port) as listening:
         announce(f"opening {node.name}")
         retriever = build("retriever", node)
-        server = server_of(retriever, topk=topk, token=token, local=local)
-        announce(f"retriever at {_address(listening, host)}/retrieve")
+        server = server_of(retriever, topk=topk, token=way_in.token, hosts=way_in.hosts)
+        name = f"[{host}]" if ":" in host else host
+        announce(f"retriever at http://{name}:{port_of(listening)}/retrieve")
         asyncio.run(_serve(server, listening, retriever))
 
 
@@ -67,36 +66,24 @@ async def _serve(server: Any, listening: socket.socket, retriever: Retriever) ->
 
 
 def server_of(
-    retriever: Retriever, *, topk: int = 3, token: str | None = None, local: bool = True
+    retriever: Retriever,
+    *,
+    topk: int = 3,
+    token: str | None = None,
+    hosts: tuple[str, ...] = ("*",),
 ) -> Any:
     """A `uvicorn.Server` over an open retriever. Raises SetupError when its packages are missing."""
     try:
-        import uvicorn
-
         from agentrl.serve.retriever_app import RetrieverRules, retriever_app
     except ImportError as error:
         raise _missing(error) from error
-    rules = RetrieverRules(topk=topk, token=token, local=local)
-    config = uvicorn.Config(
-        retriever_app(retriever, rules),
-        log_level="warning",
-        access_log=False,
-        lifespan="on",
-        ws="none",
-        limit_concurrency=_MAX_REQUESTS,
-        timeout_graceful_shutdown=_GRACE_S,
-        timeout_keep_alive=30,
+    return server_over(
+        retriever_app(retriever, RetrieverRules(topk=topk, token=token, hosts=hosts))
     )
-    return uvicorn.Server(config)
 
 
 def _missing(error: ImportError) -> SetupError:
     return SetupError(f"serving needs {error.name}: pip install 'agentrl-framework[serve]'")
-
-
-def _address(listening: socket.socket, host: str) -> str:
-    name = f"[{host}]" if ":" in host else host
-    return f"http://{name}:{listening.getsockname()[1]}"
 
 
 __all__ = ["TOKEN_ENV", "serve", "server_of"]

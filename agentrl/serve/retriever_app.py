@@ -8,12 +8,13 @@ documents. SkyRL's clients send a single `"query"`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -21,8 +22,8 @@ from starlette.routing import Route
 from agentrl import __version__
 from agentrl.errors import WorldFault
 from agentrl.retrieval import Hit, Retriever, contents_of
-from agentrl.serve.access import guards
 from agentrl.serve.body import BadRequest, read_json
+from agentrl.serve.door import Bearer, reply
 from agentrl.types import JsonValue
 
 MOST_HITS = 1000
@@ -37,8 +38,8 @@ class RetrieverRules:
     """Hits per query when the request does not say."""
     token: str | None = None
     """Demanded as `Authorization: Bearer`; None serves everyone who can connect."""
-    local: bool = True
-    """Answers only under this machine's own names."""
+    hosts: tuple[str, ...] = ("*",)
+    """Names under which the server may be addressed."""
     max_body_bytes: int = 32 << 20
 
 
@@ -55,18 +56,21 @@ def retriever_app(retriever: Retriever, rules: RetrieverRules) -> Starlette:
             asked = _Asked.of(await read_json(request, rules.max_body_bytes), rules.topk)
             found = await retriever.search(asked.queries, k=asked.topk)
         except BadRequest as error:
-            return _reply({"detail": error.message}, error.status)
+            return reply({"detail": error.message}, error.status)
         except WorldFault as error:
-            return _reply({"detail": str(error)}, 503, {"Retry-After": "1"})
-        return _reply({"result": [[_item(hit, asked.scores) for hit in hits] for hits in found]})
+            return reply({"detail": str(error)}, 503, {"Retry-After": "1"})
+        return reply({"result": [[_item(hit, asked.scores) for hit in hits] for hits in found]})
 
     async def hello(request: Request) -> Response:
-        return _reply({"agentrl": __version__, "retriever": type(retriever).__name__})
+        return reply({"agentrl": __version__, "retriever": type(retriever).__name__})
 
     routes = [Route("/retrieve", retrieve, methods=["POST"]), Route("/", hello)]
-    return Starlette(
-        routes=routes, middleware=guards(rules.token, local=rules.local), lifespan=lifespan
-    )
+    guards = [
+        Middleware(TrustedHostMiddleware, allowed_hosts=list(rules.hosts), www_redirect=False)
+    ]
+    if rules.token is not None:
+        guards.append(Middleware(Bearer, token=rules.token))
+    return Starlette(routes=routes, middleware=guards, lifespan=lifespan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +108,6 @@ def _item(hit: Hit, scores: bool) -> dict[str, JsonValue]:
         "contents": contents_of(hit.passage),
     }
     return {"document": document, "score": hit.score} if scores else document
-
-
-def _reply(
-    content: Mapping[str, JsonValue], status: int = 200, headers: Mapping[str, str] | None = None
-) -> Response:
-    return Response(json.dumps(content), status, headers, media_type="application/json")
 
 
 __all__ = ["MOST_HITS", "RetrieverRules", "retriever_app"]

@@ -22,10 +22,11 @@ from typing import Any
 import httpx
 import pytest
 
+from agentrl.config import Plugin
 from agentrl.errors import SetupError, UserError, WorldFault
 from agentrl.retrieval import Hit, Passage
-from agentrl.serve.access import is_loopback, token_for
-from agentrl.serve.retriever import TOKEN_ENV, server_of
+from agentrl.serve.door import Door
+from agentrl.serve.retriever import TOKEN_ENV, serve, server_of
 from agentrl.serve.sandbox_server import listen
 from agentrl.testing import failures
 from agentrl.testing.retriever_kit import TOPICS, check_retriever
@@ -117,7 +118,7 @@ async def test_any_text_arrives() -> None:
 async def test_the_token_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     async with served(Fts5(passages=PASSAGES), token="s3cret-x") as url:
         refused = await post(url, {"queries": ["Vienna"]})
-        assert (refused.status_code, "token" in refused.json()["detail"]) == (401, True)
+        assert (refused.status_code, "token" in refused.json()["error"]) == (401, True)
         wrong = await post(url, {"queries": ["Vienna"]}, Authorization="Bearer s3cret-y")
         assert wrong.status_code == 401
         remote = Remote(url=f"{url}/retrieve", retries=0)
@@ -131,22 +132,30 @@ async def test_the_token_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_only_this_machines_names_are_answered() -> None:
     """A web page that makes its own name point here gets nothing."""
-    async with served(Fts5(passages=PASSAGES)) as url:
+    hosts = Door("127.0.0.1", None).hosts
+    async with served(Fts5(passages=PASSAGES), hosts=hosts) as url:
+        assert (await post(url, {"queries": ["Vienna"]})).status_code == 200
         answer = await post(url, {"queries": ["Vienna"]}, Host="evil.example")
         assert answer.status_code == 400
 
 
 def test_who_may_listen_where(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("T_X", raising=False)
-    assert [is_loopback(h) for h in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "box")] == [
-        *(True, True, True, False, False)
-    ]
-    assert token_for("127.0.0.1", "T_X", allow_no_token=False) is None
-    assert token_for("0.0.0.0", "T_X", allow_no_token=True) is None
-    with pytest.raises(UserError, match=r"set \$T_X to a secret .* or say --allow-no-token"):
-        token_for("0.0.0.0", "T_X", allow_no_token=False)
-    monkeypatch.setenv("T_X", "s")
-    assert token_for("0.0.0.0", "T_X", allow_no_token=False) == "s"
+    monkeypatch.delenv(TOKEN_ENV, raising=False)
+    said: list[str] = []
+    node = Plugin.model_validate({"name": "fts5", "corpus": "absent.jsonl"})
+    with pytest.raises(
+        UserError, match=rf"set \${TOKEN_ENV} to a secret .* or say --allow-no-token"
+    ):
+        serve(node, host="0.0.0.0", port=0, announce=said.append)
+    assert said == []
+    with pytest.raises(UserError, match="there is no corpus"):
+        serve(node, host="0.0.0.0", port=0, allow_no_token=True, announce=said.append)
+    monkeypatch.setenv(TOKEN_ENV, "s")
+    with pytest.raises(UserError, match="there is no corpus"):
+        serve(node, host="0.0.0.0", port=0, announce=said.append)
+    assert said == ["opening fts5"] * 2
+    with pytest.raises(UserError, match="topk must be at least 1"):
+        serve(node, topk=0)
 
 
 class Faulty:
