@@ -128,6 +128,18 @@ async def test_a_judge_without_an_answer_ends_in_nothing() -> None:
     assert [s.terminated for s in going] == [False] * 5 + [True]
 
 
+async def test_a_judge_chooses_who_speaks() -> None:
+    env = Discussion(agents=3, rounds=2, decide="judge", adaptive=True)
+    steps = await said(
+        env, "one", "two", "three", "CONTINUE agent3 and agent1",
+        "one again", "three again", "CONTINUE", "a", "b", "<answer>23</answer>",
+    )  # fmt: skip
+    contexts = [s.info.context for s in steps[3:]]
+    assert contexts == ["", "agent3", "judge", "", "agent2", "agent3", "judge"]
+    assert "agent2: two\n\nagent3: three again" in steps[6].observation[0].content
+    assert "agent1: one again\n\nagent2: two" in steps[5].observation[0].content
+
+
 def test_parts_belong_to_one_split_and_to_one_agent() -> None:
     env = Discussion(sees="part", agents=2)
     held: dict[str, set[str]] = {"train": set(), "test": set()}

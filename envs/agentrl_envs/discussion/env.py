@@ -2,12 +2,13 @@
 
 The rounds are those of multi-agent debate (arXiv:2305.14325): everybody answers alone, then reads
 what all others said in the round before and answers again. A judge that may end the discussion
-early plays the part of the chief agent of Two Heads (arXiv:2504.09772). Neither is trained by
+early and choose who speaks plays the chief agent of Two Heads (arXiv:2504.09772). Neither is trained by
 reinforcement in its paper; here all rows of the policy share the reward of the final answer.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from copy import copy
 from random import Random
@@ -28,6 +29,7 @@ JUDGE = "judge"
 """The judge's context, and its role when a partner judges."""
 
 ASK = "\n\nGive your answer inside <answer> and </answer>."
+MORE = " Or write CONTINUE, or CONTINUE agent1 agent2 and so on, to have all or some speak again."
 MOST = 8
 """Agents in a discussion."""
 
@@ -62,7 +64,8 @@ class Discussion(Env):
             decide: the final answer is the `vote` of the last round, or that of a `judge` who has
                 read it.
             judge: the `policy` judges, or the `partner` of that role.
-            adaptive: the judge reads every round, and ends the discussion by answering.
+            adaptive: the judge reads every round, ends the discussion by answering, and else says who
+                speaks in the next one.
             sees: every agent reads `all` of the question, or a `part`: numbers nobody else sees.
             shows: others' whole `texts` without their thinking, or their `answers` alone; None for
                 texts in the plain style and answers in the terse.
@@ -98,6 +101,8 @@ class Discussion(Env):
         """What everybody said in the last complete round, by agent."""
         self._said: tuple[tuple[int, str], ...] = ()
         """Who has said what in this round."""
+        self._speaking = tuple(self.order)
+        """Who speaks in this round; the judge may have chosen some."""
         self._round = 0
         self._judging = False
 
@@ -123,7 +128,7 @@ class Discussion(Env):
             )
         read_by(task, len(self.names) - 1)
         self._task, self._before, self._said = task, (), ()
-        self._round, self._judging = 0, False
+        self._round, self._judging, self._speaking = 0, False, tuple(self.order)
         return (self._question(self.order[0]),)
 
     def _question(self, agent: int) -> Message:
@@ -137,10 +142,11 @@ class Discussion(Env):
         """What an agent, or the judge, has said."""
         if self._judging:
             return await self._ruled(action.text)
-        self._said = (*self._said, (self.order[len(self._said)], action.text))
-        if len(self._said) < len(self.names):
+        self._said = (*self._said, (self._speaking[len(self._said)], action.text))
+        if len(self._said) < len(self._speaking):
             return self._next()
-        self._before, self._said = tuple(text for _, text in sorted(self._said)), ()
+        now = dict(enumerate(self._before)) | dict(self._said)
+        self._before, self._said = tuple(now[i] for i in range(len(self.names))), ()
         last = self._round == self.rounds
         if self.judged and (self.adaptive or last):
             return self._to_judge(last)
@@ -156,7 +162,7 @@ class Discussion(Env):
 
     def _next(self) -> StepResult:
         """Hand the floor to whoever speaks next, in a context of its own."""
-        agent = self.order[len(self._said)]
+        agent = self._speaking[len(self._said)]
         told = self._question(agent) if not self._round else Message("user", self._heard(agent))
         name = self.names[agent]
         by = name if name in self.frozen else None
@@ -185,7 +191,7 @@ class Discussion(Env):
         if self.style == "terse":
             told = words
         else:
-            more = "" if last or not self.adaptive else " Or write CONTINUE to let them go on."
+            more = "" if last or not self.adaptive else MORE
             told = f"The agents said:\n\n{words}\n\nDecide the final answer.{more}{ASK}"
         first = not self._round or not self.adaptive
         if first:
@@ -201,6 +207,8 @@ class Discussion(Env):
         answer = answer_of(text)
         if answer is not None or self._round == self.rounds:
             return await self._end(answer)
+        named = {int(number) - 1 for number in re.findall(r"(?:agent|\b)([1-8])\b", text)}
+        self._speaking = tuple(i for i in self.order if i in named) or tuple(self.order)
         return self._go_on()
 
     async def _end(self, answer: str | None) -> StepResult:
