@@ -13,6 +13,7 @@ from typing import cast
 
 from agentrl.data.livecode import NEEDED, tests_in
 from agentrl.data.rows import Row
+from agentrl.data.tabular import QUERIES, database_in, table_in
 from agentrl.errors import UserError
 from agentrl.suggest import did_you_mean
 from agentrl.types import JsonValue
@@ -221,6 +222,22 @@ def _livecode(row: Row) -> Problem:
     return Problem(question, "", {**extra, **tests_in(row)})
 
 
+def _table(row: Row) -> Problem:
+    """A question over a table; of several answers the first."""
+    listed = [_as_text(value) for value in _list(row.values.get("answers"))]
+    answer = next((text for text in listed if text), None) or _gold(row, "answer")
+    return Problem(_text(row, "question"), answer, table_in(row))
+
+
+def _sql(row: Row) -> Problem:
+    return Problem(_text(row, "question"), _gold(row, *QUERIES), database_in(row))
+
+
+def _fits_sql(values: Mapping[str, JsonValue]) -> bool:
+    asked = _has(values, "question") and any(name in values for name in QUERIES)
+    return asked and (_has(values, "database") or _has(values, "database_path"))
+
+
 def _as_text(value: JsonValue) -> str | None:
     """Text, stripped; a number written out; None for anything else and for nothing."""
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -289,6 +306,13 @@ LAYOUTS: Mapping[str, Layout] = {
             _musique,
         ),
         Layout("livecodebench", ", ".join(NEEDED), lambda values: _has(values, *NEEDED), _livecode),
+        Layout("sql", "question, query, database or database_path", _fits_sql, _sql),
+        Layout(
+            "table",
+            "question, table, answer or answers",
+            lambda values: _has(values, "question", "table"),
+            _table,
+        ),
         Layout("gsm8k", "question, answer ending in #### x", _fits_gsm8k, _gsm8k),
         Layout("qa", "question, answer: list of texts", _fits_qa, _qa),
         Layout("math", "problem or question, answer or solution with \\boxed", _fits_math, _math),

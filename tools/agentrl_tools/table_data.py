@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fractions import Fraction
 from functools import cached_property
-from typing import NoReturn
+from typing import NoReturn, cast
 
 from agentrl.errors import ToolError, UserError
+from agentrl.types import JsonValue
 
 MAX_CELLS = 200_000
 """Largest table that is taken."""
@@ -127,6 +128,34 @@ def read_table(text: str) -> Table:
         except csv.Error as error:
             raise UserError(f"the table cannot be read as CSV ({error}); quote its cells") from None
     return Table(tuple(cells[0]), tuple(tuple(row) for row in cells[1:]))
+
+
+def table_of(value: JsonValue) -> Table:
+    """A table from text, or from `{"header": [...], "rows": [[...]]}`.
+
+    Published tables are not tidy: a column's name that is missing or used twice gets its number, short
+    rows are filled up and long ones cut. Raises UserError.
+    """
+    if isinstance(value, str):
+        return read_table(value)
+    empty: Mapping[str, JsonValue] = {}
+    found = cast(Mapping[str, JsonValue], value) if isinstance(value, Mapping) else empty
+    header, body = found.get("header"), found.get("rows")
+    if not isinstance(header, list | tuple) or not isinstance(body, list | tuple) or not header:
+        raise UserError('a table is text or {"header": [...], "rows": [[...]]}; write it so')
+    names: list[str] = []
+    for i, given in enumerate(cast(Sequence[JsonValue], header), 1):
+        name = " ".join(str(given).split())
+        taken = folded(name) in map(folded, names)
+        names.append(f"{name} ({i})" if name and taken else name or f"column {i}")
+    rows = [_row(line, len(names)) for line in cast(Sequence[JsonValue], body)]
+    return Table(tuple(names), tuple(rows))
+
+
+def _row(line: JsonValue, width: int) -> tuple[str, ...]:
+    cells = cast(Sequence[JsonValue], line) if isinstance(line, list | tuple) else [line]
+    texts = [" ".join(str(cell).split()) for cell in cells]
+    return (*texts[:width], *[""] * (width - len(texts)))
 
 
 def _unframed(line: str) -> str:

@@ -29,7 +29,7 @@ from agentrl_envs.tool_env import ToolEnv
 from agentrl_tools.finish import FinishTool
 from agentrl_tools.python import PythonTool
 from agentrl_tools.table import TableTool
-from agentrl_tools.table_data import Table, read_table
+from agentrl_tools.table_data import Table, number, table_of
 
 Offer = Literal["table", "python", "both", "none"]
 LEVELS = {
@@ -156,14 +156,17 @@ class Tables(ToolEnv):
     async def answered(self, answer: str) -> StepResult:
         """Compare and end."""
         if "labels" in self.task.metadata:
-            gold = [int(label) for label in cast(list[int], self.task.metadata["labels"])]
-            said = read_labels(answer)
-            told = " ".join(f"{label:+d}" for label in said)
-            reward = share_right(gold, said)
-            return StepResult((), reward, True, False, StepInfo(answer=told))
-        kind = str(self.task.metadata.get("answer_kind", "number"))
-        correct = right(str(self.task.answer), kind, answer)
+            return self._labelled(read_labels(answer))
+        gold, kind = str(self.task.answer), self.task.metadata.get("answer_kind")
+        if kind is None:
+            kind = "name" if number(gold) is None else "number"
+        correct = right(gold, str(kind), answer)
         return StepResult((), float(correct), True, False, StepInfo(answer=answer))
+
+    def _labelled(self, said: list[int]) -> StepResult:
+        gold = [int(label) for label in cast(list[int], self.task.metadata["labels"])]
+        told = " ".join(f"{label:+d}" for label in said)
+        return StepResult((), share_right(gold, said), True, False, StepInfo(answer=told))
 
     def tasks(self, split: str, *, seed: int) -> Iterator[Task]:
         """An endless stream; no name of one split is in a table of the other.
@@ -246,10 +249,10 @@ def _labelled(task: Task) -> str:
 
 
 def _table_of(task: Task) -> Table:
-    text = task.metadata.get("table")
-    if not isinstance(text, str) or task.answer is None:
+    value = task.metadata.get("table")
+    if value is None or task.answer is None:
         raise UserError(f"task {task.id} needs an answer and metadata `table`, the table as text")
-    return read_table(text)
+    return table_of(value)
 
 
 def _size(level: int, rows: int | None, columns: int | None, distractors: int | None) -> Size:
