@@ -480,3 +480,18 @@ def test_campsite_has_one_solution() -> None:
             if counted and apart and owned:
                 found.append(", ".join(f"r{r + 1}c{c + 1}" for r, c in tents))
         assert found == [puzzle.answer]
+
+
+@pytest.mark.parametrize("name", GAMES)
+def test_a_checker_survives_what_a_model_may_write(name: str) -> None:
+    """Random splices of the answer with signs, digits, letters and other scripts never raise."""
+    game, rng = GAMES[name], Random(name)
+    puzzle = game.make(Random(1), game.at(3))
+    data, answer = data_of(puzzle), puzzle.answer
+    for _ in range(300):
+        cut = rng.randrange(len(answer) + 1)
+        noise = "".join(
+            rng.choices("0123456789 ()[]<>{}+-*/=_,;:\n\tABrc\u0662\u2212\x00\U0001f980", k=6)
+        )
+        right = game.right(data, answer[:cut] + noise + answer[cut + rng.randrange(3) :])
+        assert isinstance(right, bool)
