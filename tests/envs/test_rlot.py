@@ -246,11 +246,26 @@ def test_the_experts_rule_reads_the_scores_alone() -> None:
         ({"kinds": ("odd",)}, "choose some of sum, mixed"),
         ({"levels": ()}, "some of 1, 2 and 3"),
         ({"max_blocks": 0}, "at least 1"),
+        ({"care": 1.5}, "a probability"),
     ],
 )
 def test_bad_options_are_named(options: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Rlot(**options)  # type: ignore[arg-type]
+
+
+async def test_a_careless_demonstrator_is_partly_wrong() -> None:
+    env = Rlot(care=0.6)
+    assert env.expert_floor is None
+    won = list[float]()
+    for task in islice(env.tasks("train", seed=0), 200):
+        turns = list(env.expert(task, seed=0))
+        assert turns == list(env.expert(task, seed=0))
+        await env.reset(task, seed=0)
+        steps = [await env.step(Action(turn)) for turn in turns]
+        assert [s.terminated for s in steps] == [False] * (len(steps) - 1) + [True]
+        won.append(steps[-1].reward)
+    assert 0.5 < sum(won) / len(won) < 0.8
 
 
 @pytest.mark.parametrize("kind", ["sum", "mixed", "bracket", "carry", "all"])

@@ -56,6 +56,7 @@ class Rlot(Env):
         reward: Literal["outcome", "process"] = "outcome",
         view: Literal["scores", "text"] = "scores",
         max_blocks: int = 12,
+        care: float = 1.0,
         kinds: tuple[str, ...] = KINDS,
         levels: tuple[int, ...] = LEVELS,
         style: Style = "plain",
@@ -72,6 +73,8 @@ class Rlot(Env):
             view: what the navigator reads: the seven `scores` alone, as in the paper, or the problem
                 and the solver's words as well (`text`).
             max_blocks: the last block that is run is terminate.
+            care: how often `expert` takes the block that helps and not any block; below 1 it is partly
+                wrong on purpose, for making a model that has something left to learn.
             kinds: expressions to draw: sum, mixed, bracket, carry, all.
             levels: their difficulties, of 1, 2 and 3.
             style: `terse` for tiny models, `plain` English otherwise.
@@ -82,17 +85,18 @@ class Rlot(Env):
             raise UserError(f"env.kinds: choose some of {', '.join(KINDS)}, not {list(kinds)}")
         if not levels or not set(levels) <= set(LEVELS):
             raise UserError(f"env.levels: choose some of 1, 2 and 3, not {list(levels)}")
-        if max_blocks < 1:
-            raise UserError("env.max_blocks is at least 1")
+        if max_blocks < 1 or not 0 <= care <= 1:
+            raise UserError("env.max_blocks is at least 1, and env.care a probability")
         self.protocol = "retool_bare" if style == "terse" else "hermes"
         self.scripted = solver == "scripted"
-        self.process = reward == "process"
+        self.process, self.care = reward == "process", care
         self.view, self.style, self.max_blocks = view, style, max_blocks
         self.kinds, self.levels = tuple(kinds), tuple(levels)
         if not self.scripted:
             self.partners = (SOLVER, PRM) if self.process else (SOLVER,)
         elif not self.process and max_blocks >= 12:
-            self.expert_floor, self.random_ceiling = 1.0, fmean(BLIND[kind] for kind in kinds)
+            self.expert_floor = 1.0 if care == 1 else None
+            self.random_ceiling = fmean(BLIND[kind] for kind in kinds)
         self._task: Task | None = None
         self._n_blocks = 0
         self._block: Block = "reason"
@@ -278,12 +282,15 @@ class Rlot(Env):
             plan: tuple[Block, ...] = ("decompose", "reason", "refine", "terminate")
             return tuple(f"<answer>{block}</answer>" for block in plan)
         work, turns = _begun(str(task.metadata.get("expression"))), list[str]()
+        rng = Random(derive("care", seed, task.id))
         while work.answer is None:
-            block = executed(
-                solver.advised(work), n_blocks=len(turns), answered=False, most=self.max_blocks
-            )
-            work = solver.run(work, block)
+            block = solver.advised(work) if rng.random() < self.care else rng.choice(BLOCKS)
             turns.append(f"<answer>{block}</answer>")
+            work = solver.run(
+                work, executed(block, n_blocks=len(turns) - 1, answered=False, most=self.max_blocks)
+            )
+        if not turns[-1].endswith("terminate</answer>") and len(turns) < self.max_blocks:
+            turns.append("<answer>terminate</answer>")
         return tuple(turns)
 
     def random_turn(self, rng: Random) -> str:
