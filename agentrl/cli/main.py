@@ -20,6 +20,7 @@ COMMANDS: Mapping[str, str] = {
     "train": "Train an agent: agentrl train env=retool_math",
     "sft": "Train on demonstrations of experts or of a file of messages",
     "eval": "Measure accuracy, pass@k, tool use and errors of a model",
+    "export": "Write a run's checkpoint as a Hugging Face folder",
     "run": "Watch an agent, or be it, in a live sandbox",
     "list": "Show plug-ins by kind, broken ones with their error",
     "new": "Scaffold a tool, an environment, a reward or a rollout plan, with a passing test",
