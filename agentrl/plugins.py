@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
@@ -97,6 +97,7 @@ def _parameters(factory: Any) -> Mapping[str, inspect.Parameter]:
     }
 
 
+@cache
 def _options_model(kind: str, name: str, factory: Any) -> type[BaseModel]:
     fields: dict[str, Any] = {}
     for parameter in _parameters(factory).values():
