@@ -184,6 +184,17 @@ async def test_a_file_and_what_a_task_lacks(local_pool: SandboxPool, tmp_path: P
             await said(env, broken, "<answer>SELECT 1</answer>")
 
 
+async def test_without_a_verdict_nothing_is_trained(local_pool: SandboxPool) -> None:
+    """A gold query that is too slow or too long says nothing about the answer."""
+    counting = "WITH RECURSIVE t(n) AS (VALUES(1) UNION ALL SELECT n+1 FROM t{}) SELECT n FROM t"
+    slow = counting.format("").replace("SELECT n FROM t", "SELECT max(n) FROM t")
+    for gold in (slow, counting.format(" LIMIT 5000")):
+        task = Task("t", "?", gold, {"database": FIRST})
+        async with playing(SqlQA(query_s=0.3), local_pool) as env:
+            step = await said(env, task, "<answer>SELECT 1</answer>")
+            assert (step.reward, step.terminated, step.info.excluded) == (0.0, True, "unverified")
+
+
 async def test_a_lost_sandbox_is_the_worlds_fault() -> None:
     pool = FakePool([SandboxError("gone")])
     async with playing(SqlQA(), pool) as env:

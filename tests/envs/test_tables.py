@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -175,6 +176,18 @@ async def test_python_finds_the_answers_too(local_pool: SandboxPool) -> None:
             reward, told = await played(env, task, list(env.expert(task, seed=0)))
             assert reward == 1.0
             assert right(str(task.answer), str(task.metadata["answer_kind"]), told[0]), told
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_the_tables_file_survives_the_interpreter(local_pool: SandboxPool) -> None:
+    async with playing(Tables(tools="python"), local_pool) as env:
+        (task,) = islice(env.tasks("train", seed=2), 1)
+        await env.reset(task, seed=0)
+        for code in ("import os; os._exit(1)", "print(len(open('table.csv').readlines()))"):
+            call = json.dumps({"name": "python", "arguments": {"code": code}})
+            text = f"<tool_call>\n{call}\n</tool_call>"
+            step = await env.step(Hermes().parse(ids_array(()), text, turn=0))
+        assert step.observation[0].content == str(int(str(task.metadata["rows"])) + 1)
 
 
 @pytest.mark.asyncio(loop_scope="module")

@@ -9,7 +9,7 @@ from typing import cast, final
 from agentrl.context import Context
 from agentrl.errors import ToolError
 from agentrl.sandbox import ExecResult, Sandbox
-from agentrl.types import JsonValue, ToolResult
+from agentrl.types import JsonValue, ToolFault, ToolResult
 from agentrl_tools.clip import clip_middle
 from agentrl_tools.inside import Inside, told
 
@@ -78,12 +78,15 @@ class ShellTool:
         reply = await self._ran(self._sandbox, command, self._ctx.remaining_s(self._timeout_s))
         output, code = str(reply.get("output", "")).rstrip("\n"), reply.get("code")
         parts = [output] if output else []
+        error: ToolFault | None = None
         if reply.get("timeout") is True:
             parts.append(f"[stopped after {self._timeout_s:g} s]")
+            error = "timeout"
         elif code != 0:
             parts.append(f"[exit code {code}]")
+            error = "execution"
         clipped = clip_middle("\n".join(parts) or SILENT, self._max_chars)
-        return ToolResult("", clipped.text, truncated=clipped.truncated)
+        return ToolResult("", clipped.text, error=error, truncated=clipped.truncated)
 
     async def _ran(self, sandbox: Sandbox, command: str, timeout_s: float) -> Mapping[str, object]:
         if not self._refused:

@@ -20,6 +20,10 @@ _GRACE_S = 2.0
 """The query's own clock stops it first; the sandbox's deadline would cost the interpreter."""
 
 
+class TooSlow(ToolError):
+    """The query was stopped; on a busy machine that may not be its fault."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rows:
     """The result of a query."""
@@ -59,7 +63,7 @@ class Database:
     ) -> Rows:
         """The rows of one SELECT.
 
-        Raises ToolError, written for the model, when the query is refused, wrong or too slow;
+        Raises ToolError, written for the model, when the query is refused, wrong or (TooSlow) slow;
         UserError when the database itself cannot be made; SandboxError when the box failed.
         """
         arguments = (self._name, query, max_rows, max_cell, timeout_s)
@@ -94,7 +98,7 @@ def _reply(result: ExecResult) -> dict[str, object]:
     """The JSON object a call returned. Raises ToolError when it did not end well."""
     match result.status:
         case "timeout" | "cpu_limit":
-            raise ToolError("The query took too long and was stopped; ask for less.")
+            raise TooSlow("The query took too long and was stopped; ask for less.")
         case "oom":
             raise ToolError("The query took too much memory; ask for less.")
         case _:
@@ -110,8 +114,12 @@ def _reply(result: ExecResult) -> dict[str, object]:
 
 
 def _read(reply: dict[str, object], timeout_s: float) -> Rows:
+    if "slow" in reply:
+        raise TooSlow(
+            f"The query took longer than {timeout_s:g} seconds and was stopped; ask for less."
+        )
     if "error" in reply:
-        raise ToolError(_teaching(reply, timeout_s))
+        raise ToolError(_teaching(reply))
     columns, rows = reply.get("columns"), reply.get("rows")
     if not isinstance(columns, list) or not isinstance(rows, list):
         raise ToolError("The interpreter gave no readable result; run the query again.")
@@ -122,15 +130,13 @@ def _read(reply: dict[str, object], timeout_s: float) -> Rows:
     )
 
 
-def _teaching(reply: dict[str, object], timeout_s: float) -> str:
+def _teaching(reply: dict[str, object]) -> str:
     error = str(reply["error"])[:300]
     if "refused" in reply:
         return (
             f"Only SELECT is allowed: {reply['refused']} was refused. The tables: "
             "SELECT name, sql FROM sqlite_master."
         )
-    if "slow" in reply:
-        return f"The query took longer than {timeout_s:g} seconds and was stopped; ask for less."
     if "one statement" in error:
         return "One statement at a time: send a single SELECT."
     schema = f" The tables: {reply['schema']}." if "schema" in reply else ""

@@ -14,7 +14,7 @@ from typing import NoReturn, cast
 from agentrl.errors import ToolError, UserError
 from agentrl.types import JsonValue
 
-MAX_CELLS = 200_000
+MAX_CELLS = 50_000
 """Largest table that is taken."""
 _NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d{1,300})(?:\.\d{1,300})?|[-+]?\.\d{1,300}")
 _SIGNS = "$€£¥%"
@@ -102,7 +102,7 @@ class Table:
 def _unknown(kind: str, name: str, known: Sequence[str]) -> NoReturn:
     """Raise ToolError with the nearest name, or the first ones."""
     by_fold = {folded(k): k for k in known}
-    near = get_close_matches(folded(name[:80]), list(by_fold)[:5000], n=1, cutoff=0.6)
+    near = get_close_matches(folded(name[:80]), list(by_fold)[:1000], n=1, cutoff=0.6)
     shown = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
     hint = f"Did you mean {by_fold[near[0]]!r}?" if near else f"The {kind}s: {shown or 'none'}."
     raise ToolError(f"There is no {kind} {name[:80]!r}. {hint}")

@@ -18,6 +18,7 @@ from typing import Literal, final
 
 from agentrl.env import Action, Observation, StepInfo, StepResult
 from agentrl.errors import ToolError, UserError
+from agentrl.sandbox import Sandbox
 from agentrl.seeds import derive
 from agentrl.tool import Tool
 from agentrl.types import JsonValue, Message, Task
@@ -31,12 +32,12 @@ from agentrl_envs.sql_qa.schemas import DOMAINS, make_cast, schema_of, script
 from agentrl_envs.tool_env import ToolEnv
 from agentrl_tools.finish import FinishTool
 from agentrl_tools.sql import SqlTool
-from agentrl_tools.sql_session import Database
+from agentrl_tools.sql_session import Database, Rows, TooSlow
 
 MEMBERS = {1: 6, 2: 12, 3: 24}
 """Rows of the main table at each level."""
 MAX_ROWS = 2_000
-"""Of a gold result; a prediction with more rows than that is wrong."""
+"""Of a result; a prediction with more rows is wrong, a gold query with more has no verdict."""
 ASK = "Answer with one SQLite SELECT inside <answer> and </answer>."
 _FENCE = re.compile(r"\A\s*```[a-zA-Z]*\s*\n(.*?)\n?\s*```\s*\Z", re.DOTALL)
 
@@ -89,8 +90,8 @@ class SqlQA(ToolEnv):
         if finish:
             offered.append(FinishTool(what="One SQLite SELECT."))
         super().__init__(offered, max_calls=max_calls, call_s=call_s)
-        if query_s <= 0 or (members is not None and not 4 <= members <= 2000):
-            raise UserError("sql_qa needs query_s > 0 and members from 4 to 2000")
+        if query_s <= 0 or (members is not None and not 4 <= members <= 400):
+            raise UserError("sql_qa needs query_s > 0 and members from 4 to 400")
         self._query_s = query_s
         self._show = show_schema
         self._members = members
@@ -121,34 +122,40 @@ class SqlQA(ToolEnv):
         return await self.answered(answer)
 
     async def answered(self, answer: str) -> StepResult:
-        """Compare results and end. Raises UserError when the gold query itself fails."""
+        """Compare results and end. Raises UserError when the gold query itself is wrong."""
         fence = _FENCE.match(answer)
         query = fence[1] if fence else answer
         correct = await self._agrees(query)
-        return StepResult((), float(correct), True, False, StepInfo(answer=query))
+        excluded = "unverified" if correct is None else None
+        info = StepInfo(answer=query, excluded=excluded)
+        return StepResult((), 1.0 if correct else 0.0, True, False, info)
 
-    async def _agrees(self, query: str) -> bool:
-        """Whether `query` returns what the gold query does, on every database of the task."""
+    async def _agrees(self, query: str) -> bool | None:
+        """Whether `query` returns what the gold query does, on every database of the task.
+
+        None when that cannot be told: the gold query was too slow, or its result too long.
+        """
         sandbox = await self._ctx.lease_sandbox()
-        databases = _databases(self.task)
         ordered = self.task.metadata.get("ordered") is True
-        timeout_s = self._ctx.remaining_s(self._query_s)
-        for database in databases:
+        for database in _databases(self.task):
             try:
-                found = await database.ask(sandbox, query, max_rows=MAX_ROWS, timeout_s=timeout_s)
+                found = await self._rows(database, sandbox, query)
             except ToolError:  # a refused, wrong or slow query is a wrong answer
                 return False
             try:
-                gold = await database.ask(
-                    sandbox, str(self.task.answer), max_rows=MAX_ROWS, timeout_s=self._query_s
-                )
+                gold = await self._rows(database, sandbox, str(self.task.answer))
+            except TooSlow:
+                return None
             except ToolError as error:
                 raise UserError(f"the gold query of task {self.task.id} fails: {error}") from None
             if gold.more:
-                raise UserError(f"the gold result of task {self.task.id} is too long to compare")
+                return None
             if not same_results(gold, found, ordered=ordered):
                 return False
         return True
+
+    async def _rows(self, database: Database, sandbox: Sandbox, query: str) -> Rows:
+        return await database.ask(sandbox, query, max_rows=MAX_ROWS, timeout_s=self._query_s)
 
     def tasks(self, split: str, *, seed: int) -> Iterator[Task]:
         """An endless stream; no name of one split is in a database of the other.

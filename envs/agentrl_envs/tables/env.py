@@ -16,7 +16,7 @@ from agentrl.env import Action, Observation, StepInfo, StepResult
 from agentrl.errors import UserError
 from agentrl.seeds import derive
 from agentrl.tool import Tool
-from agentrl.types import JsonValue, Message, Task
+from agentrl.types import JsonValue, Message, Task, ToolCall, ToolResult
 from agentrl.verify.extract import extract_answer
 from agentrl_envs.families.base import Split
 from agentrl_envs.fiction import invented
@@ -41,6 +41,13 @@ LEVELS = {
 FILE = "table.csv"
 """Where Python finds the table."""
 ASK = "Give the answer alone, inside <answer> and </answer>."
+_WRITE_S = 30.0
+_WRITE = (
+    "import csv, os\n"
+    f"if {{anew}} or not os.path.exists({FILE!r}):\n"
+    f"    with open({FILE!r}, 'w', newline='') as file:\n"
+    "        csv.writer(file).writerows({rows!r})"
+)
 _READ = (
     "import csv\nfrom fractions import Fraction\n"
     f"rows = list(csv.DictReader(open({FILE!r}, newline='')))\n"
@@ -104,6 +111,7 @@ class Tables(ToolEnv):
         super().__init__(offered, max_calls=max_calls, call_s=call_s)
         self.offer: Offer = tools
         self.role = role
+        self._anew = True  # the sandbox may hold the table of an episode before
         if role == "verify":
             # Steps are right or wrong by the toss of a coin.
             self.random_ceiling = 0.6
@@ -119,16 +127,19 @@ class Tables(ToolEnv):
         for tool in self.tools:
             if isinstance(tool, TableTool):
                 tool.give(table)
-        if self.offer in ("python", "both"):
-            await self._write(table)
+        self._anew = True
         return await super().reset(task, seed=seed)
 
-    async def _write(self, table: Table) -> None:
-        """Put the table into the sandbox, where the model's code reads it."""
-        sandbox = await self._ctx.lease_sandbox()
-        rows = [list(row) for row in (table.columns, *table.rows)]
-        code = f"import csv\nwith open({FILE!r}, 'w', newline='') as f: csv.writer(f).writerows({rows!r})"
-        await sandbox.run(code, timeout_s=self._ctx.remaining_s(30.0))
+    async def _call(self, call: ToolCall) -> ToolResult:
+        """Python finds the table in its folder, after a restart of the interpreter too."""
+        if call.name == "python" and self.offer in ("python", "both"):
+            table = _table_of(self.task)
+            sandbox = await self._ctx.lease_sandbox()
+            rows = [list(row) for row in (table.columns, *table.rows)]
+            cell = _WRITE.format(rows=rows, anew=self._anew)
+            await sandbox.run(f"exec({cell!r}, {{}})", timeout_s=_WRITE_S)
+            self._anew = False
+        return await super()._call(call)
 
     def first_messages(self, task: Task) -> Observation:
         """The question, and what of the table is shown."""
