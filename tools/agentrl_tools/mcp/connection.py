@@ -8,6 +8,7 @@ import tempfile
 import threading
 from collections.abc import Mapping
 from concurrent.futures import Future
+from time import monotonic
 from typing import IO, TYPE_CHECKING, TypeVar, cast
 
 import anyio
@@ -36,8 +37,11 @@ class ServerLost(WorldFault, RuntimeError):
 class Connection:
     """A server that is started or called at once, and lives until `close` or its own death."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, connect_s: float) -> None:
+        """`connect_s` is the longest that it may take to answer for the first time."""
         self._target = target
+        self._connect_s = connect_s
+        self._began = monotonic()
         self._errors = cast(IO[str], tempfile.TemporaryFile("w+", errors="replace"))  # noqa: SIM115 closed in close
         self._ready: Future[tuple[str, tuple[ServerTool, ...]]] = Future()
         self._client: Client | None = None
@@ -62,8 +66,9 @@ class Connection:
             async with asyncio.timeout(within_s):
                 return await asyncio.shield(_watched(self._ready))
         except TimeoutError as error:
-            self._lost = True
-            self._life.cancel()
+            if monotonic() - self._began >= self._connect_s:  # else another may wait longer
+                self._lost = True
+                self._life.cancel()
             raise ServerLost(
                 f"the MCP server {self._target.shown} did not answer within {within_s:g} seconds"
             ) from error
@@ -199,13 +204,13 @@ _shared: dict[tuple[int, Target], Connection] = {}
 _lock = threading.Lock()
 
 
-def shared(target: Target) -> Connection:
+def shared(target: Target, connect_s: float) -> Connection:
     """The process's connection to a server; a dead one is replaced."""
     key = (os.getpid(), target)
     with _lock:
         found = _shared.get(key)
         if found is None or not found.alive:
-            found = _shared[key] = Connection(target)
+            found = _shared[key] = Connection(target, connect_s)
         return found
 
 

@@ -118,9 +118,9 @@ class McpServer:
 
     def _connection(self) -> Connection:
         if not self.per_episode:
-            return shared(self._target)
+            return shared(self._target, self._connect_s)
         if self._own is None:
-            self._own = Connection(self._target)
+            self._own = Connection(self._target, self._connect_s)
         return self._own
 
 
