@@ -8,48 +8,27 @@ ids that were sampled.
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from time import monotonic
 from typing import Literal
 
-from agentrl.chat.base import Inline
-from agentrl.chat.opening import open_conversation
 from agentrl.engine.base import Generation, Sampling
 from agentrl.env import Action
 from agentrl.errors import EngineError, WorldFault
 from agentrl.rollout.faults import told
-from agentrl.rollout.limits import clip_text
 from agentrl.rollout.parts import Names, Parts
 from agentrl.rollout.recorder import sampled_segments
 from agentrl.seeds import derive
-from agentrl.serve.gateway.rows import Mark, Place, Row, place_of
+from agentrl.serve.gateway.drafts import Draft, Drafts
+from agentrl.serve.gateway.rows import Mark, Row, place_of
 from agentrl.serve.gateway.turns import Counts, Turn, Verdict, finish_of, spoken
 from agentrl.serve.gateway.wire import ApiError, ChatRequest
 from agentrl.trajectory import CallRecord, StopReason, Timings, Trajectory
-from agentrl.transcript import Origin, Segment, Transcript
+from agentrl.transcript import Transcript
 from agentrl.types import Message, Task
 
 SamplingBy = Literal["run", "request"]
 """Whose temperature is used: the run's whatever a request says, or the request's."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Draft:
-    """A request that has found its row, not yet answered."""
-
-    transcript: Transcript
-    """The row with the request's new messages."""
-    said: list[Message]
-    added: Sequence[Message]
-    """The new messages, tool outputs within their budget."""
-    calls: Sequence[CallRecord] = ()
-    """Ledger lines of the calls that they answer."""
-    grows: Row | None = None
-    """The known row that goes on; None begins another one."""
-    rendered: bool = False
-    """That one is rendered from text, not from known ids."""
 
 
 class Session:
@@ -60,6 +39,7 @@ class Session:
     ) -> None:
         """parts: engine, renderer, protocol and limits; the environment is not asked for here."""
         self._parts, self._sampling_by = parts, sampling
+        self._drafts = Drafts(parts)
         seeds = names.seeds(sibling)
         self._seed, self._turn_seed = seeds.sampling, seeds.turn
         self.task: Task = names.task
@@ -91,7 +71,7 @@ class Session:
         Cancelled, it records nothing.
         """
         self._admit(request)
-        draft = self._draft(request, place_of(self.rows, request))
+        draft = self._drafts.draft(request, place_of(self.rows, request))
         asked = self._sampling(request, self._room(len(draft.transcript)))
         self._begun += 1
         self.busy += 1
@@ -161,61 +141,6 @@ class Session:
         full = limit in (StopReason.MAX_TOKENS, StopReason.CONTEXT)
         return ApiError(message, code="context_length_exceeded" if full else limit.value)
 
-    def _draft(self, request: ChatRequest, place: Place | None) -> _Draft:
-        sent = list(request.messages)
-        if place is None:
-            opened, fresh = self._rendered(request)
-            return _Draft(fresh, sent, opened, rendered=True)
-        row, mark = place
-        base = row.transcript
-        if not place.last:
-            base = Transcript().append(Segment(Origin.PROMPT, base.token_ids[: mark.n_tokens]))
-        added = [self._clipped(message) for message in sent[mark.n_said :]]
-        return _Draft(
-            self._answered(base, mark, added),
-            [*row.said[: mark.n_said], *sent[mark.n_said :]],
-            added,
-            _records(row.said[mark.n_said - 1], mark, sent[mark.n_said :], added),
-            row if place.last else None,
-        )
-
-    def _rendered(self, request: ChatRequest) -> tuple[Sequence[Message], Transcript]:
-        """A fresh row and its messages; what was said elsewhere is retold as its prompt."""
-        parts = self._parts
-        retold = [self._retold(message) for message in request.messages]
-        opening = open_conversation(parts.protocol, retold, request.tools)
-        ids = parts.renderer.prompt_ids(opening.messages, opening.tools)
-        return opening.messages, Transcript().append(Segment(Origin.PROMPT, ids))
-
-    def _retold(self, message: Message) -> Message:
-        """An assistant's calls in the protocol's words, where the template has no place for them."""
-        protocol = self._parts.protocol
-        if not message.tool_calls or not protocol.stops:
-            return message
-        try:
-            calls = [protocol.call_text(call.name, call.arguments) for call in message.tool_calls]
-        except ValueError:
-            return message
-        return replace(message, content=message.content + "".join(calls), tool_calls=())
-
-    def _answered(self, base: Transcript, mark: Mark, added: Sequence[Message]) -> Transcript:
-        """`base` followed by what answers its last turn."""
-        parts = self._parts
-        shown = parts.protocol.present(added, text=mark.text, ended=mark.ended)
-        if isinstance(shown, Inline):
-            spans = parts.renderer.inline(shown)
-        else:
-            spans = parts.renderer.delta(shown.messages, ended=mark.ended)
-        return base.append(*(Segment(span.origin, span.token_ids) for span in spans))
-
-    def _clipped(self, message: Message) -> Message:
-        """A tool's output within the budget of an observation."""
-        if message.role != "tool":
-            return message
-        budget = self._parts.limits.observation_tokens
-        text = clip_text(message.content, budget, self._parts.renderer.tokenizer)
-        return message if text == message.content else replace(message, content=text)
-
     def _room(self, n: int) -> int:
         """Tokens that a row of `n` may still have. Raises ApiError when there are none."""
         most, ending = self._parts.limits.max_tokens, StopReason.MAX_TOKENS
@@ -263,7 +188,7 @@ class Session:
     def _written(
         self,
         request: ChatRequest,
-        draft: _Draft,
+        draft: Draft,
         generation: Generation,
         asked: Sampling,
     ) -> Turn:
@@ -293,7 +218,7 @@ class Session:
         finish = finish_of(action, generation)
         return Turn(said, finish, generation, prompt_ids, self.rows.index(row))
 
-    def _row(self, draft: _Draft, request: ChatRequest) -> Row:
+    def _row(self, draft: Draft, request: ChatRequest) -> Row:
         """The row that the turn goes into, counted."""
         if draft.grows is not None:
             self.counts.continued += 1
@@ -319,31 +244,6 @@ class Session:
         if n >= self._parts.limits.max_tokens:
             return StopReason.MAX_TOKENS
         return StopReason.CONTEXT if n >= self._parts.engine.max_context else StopReason.TURN_TOKENS
-
-
-def _records(
-    asked: Message, mark: Mark, sent: Sequence[Message], shown: Sequence[Message]
-) -> list[CallRecord]:
-    """Ledger lines for the tool messages that answer the calls of `asked`."""
-    calls = {call.id: call for call in asked.tool_calls}
-    answered = [
-        (calls[whole.call_id], whole, read)
-        for whole, read in zip(sent, shown, strict=True)
-        if whole.role == "tool" and whole.call_id in calls
-    ]
-    return [
-        CallRecord(
-            turn=mark.turn,
-            name=call.name,
-            arguments=json.dumps(call.arguments, default=str),
-            content=read.content,
-            error=None,
-            truncated=read.content != whole.content,
-            wall_s=monotonic() - mark.at,
-            queue_s=0.0,
-        )
-        for call, whole, read in answered
-    ]
 
 
 def _closed() -> ApiError:
