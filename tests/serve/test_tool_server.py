@@ -7,6 +7,8 @@ the package is not on PyPI, so its own code is not run here.
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,6 +18,7 @@ import pytest
 
 from agentrl.chat.protocols.fenced import Fenced
 from agentrl.chat.protocols.hermes import Hermes
+from agentrl.cli.main import run
 from agentrl.context import Context
 from agentrl.errors import SandboxError, UserError
 from agentrl.serve.door import Door
@@ -251,3 +254,39 @@ async def test_what_is_no_tool_server_is_a_fault_of_the_world() -> None:
 def test_options_that_cannot_be_meant(options: dict[str, Any], told: str) -> None:
     with pytest.raises(UserError, match=told):
         VerlToolTool(**options)
+
+
+def test_the_command_says_where_it_is_answers_and_ends() -> None:
+    words = ["serve", "tools", "tools=python", "sandbox=none", "--port", "0"]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "agentrl.cli", *words], stdout=subprocess.PIPE, text=True
+    )
+    assert server.stdout is not None
+    line = server.stdout.readline()
+    assert line.startswith("tool server at http://127.0.0.1:")
+    url = line.rpartition(" ")[2].strip()
+    assert "isolation" in server.stdout.readline()
+    turns = ("```python\nx = 20\n```", "```python\nprint(x + 1)\n```\n```output")
+    for turn, told in zip(turns, ("(no output)", "21"), strict=True):
+        body = {"trajectory_ids": ["a"], "actions": [turn]}
+        answer = httpx.post(url, json=body, timeout=60).json()
+        assert told in answer["observations"][0]
+    server.terminate()
+    assert server.wait(60) is not None
+    server.stdout.close()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["tools=python", "--protocol", "fence"], "did you mean 'fenced'"),
+        (["tools=python", "--host", "0.0.0.0"], "set $AGENTRL_TOOLS_TOKEN"),
+        (["tools=python", "--sessions", "0"], "at least 1"),
+    ],
+)
+def test_a_wrong_word_is_one_sentence(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AGENTRL_TOOLS_TOKEN", raising=False)
+    assert run(["serve", "tools", "sandbox=none", "--port", "0", *words]) == 2
+    assert told in capsys.readouterr().err
