@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -28,6 +28,7 @@ from agentrl.types import JsonValue
 
 MOST_HITS = 1000
 """Largest `topk`."""
+_HUNG_UP = 499
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,8 @@ def retriever_app(retriever: Retriever, rules: RetrieverRules) -> Starlette:
             found = await retriever.search(asked.queries, k=asked.topk)
         except BadRequest as error:
             return reply({"detail": error.message}, error.status)
+        except ClientDisconnect:
+            return Response(status_code=_HUNG_UP)
         except WorldFault as error:
             return reply({"detail": str(error)}, 503, {"Retry-After": "1"})
         return reply({"result": [[_item(hit, asked.scores) for hit in hits] for hits in found]})

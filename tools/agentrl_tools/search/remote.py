@@ -28,11 +28,11 @@ class Remote:
         token_env: str = TOKEN_ENV,
         timeout_s: float = 15.0,
         retries: int = 3,
-        at_once: int = 64,
+        at_once: int = 16,
     ) -> None:
         """`url`: of the server's `/retrieve`. `token_env`: environment variable that holds the
         server's token, if it wants one. `timeout_s`: longest wait for one answer. `retries`: further
-        attempts when the server is busy or away. `at_once`: connections.
+        attempts when the server is busy or away. `at_once`: requests in flight; the others wait.
 
         Raises UserError on an address that is none, SetupError when httpx is missing.
         """

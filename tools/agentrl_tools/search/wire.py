@@ -6,6 +6,7 @@ import asyncio
 import json
 from asyncio import AbstractEventLoop
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -27,10 +28,25 @@ class Refused(Exception):
         self.told = told
 
 
+@dataclass(frozen=True, slots=True)
+class _Client:
+    """One event loop's connections."""
+
+    http: Any
+    slots: asyncio.Semaphore
+
+    async def post(
+        self, url: str, body: Mapping[str, JsonValue], headers: Mapping[str, str]
+    ) -> Any:
+        content = json.dumps(body).encode("ascii")
+        sent = {"Content-Type": "application/json", **headers}
+        return await self.http.post(url, content=content, headers=sent)
+
+
 class Wire:
     """Posts JSON; a busy or absent server is tried again. Usable from several event loops."""
 
-    def __init__(self, what: str, *, timeout_s: float, retries: int, at_once: int = 64) -> None:
+    def __init__(self, what: str, *, timeout_s: float, retries: int, at_once: int = 16) -> None:
         """`what` names the server in errors. `timeout_s`: longest wait for one answer. `retries`:
         further attempts. `at_once`: connections.
 
@@ -39,7 +55,7 @@ class Wire:
         self._httpx = library("httpx", what)
         self._what = what
         self._timeout_s, self._retries, self._at_once = timeout_s, retries, at_once
-        self._clients: WeakKeyDictionary[AbstractEventLoop, Any] = WeakKeyDictionary()
+        self._clients: WeakKeyDictionary[AbstractEventLoop, _Client] = WeakKeyDictionary()
         self._closed = False
 
     async def post(
@@ -53,9 +69,11 @@ class Wire:
         for attempt in range(self._retries + 1):
             if attempt:
                 await asyncio.sleep(min(_FIRST_PAUSE_S * 2 ** (attempt - 1), _LONGEST_PAUSE_S))
+            client = self._client()
             try:
-                async with asyncio.timeout(self._timeout_s):
-                    answer = await self._post(url, body, headers)
+                # Those who wait do so here: httpx slows down with the square of what it holds.
+                async with client.slots, asyncio.timeout(self._timeout_s):
+                    answer = await client.post(url, body, headers)
             except TimeoutError:
                 told = f"no answer within {self._timeout_s:g} s"
             except self._httpx.TransportError as error:
@@ -68,27 +86,21 @@ class Wire:
                     raise Refused(answer.status_code, _quoted(answer.text, headers))
         raise WorldFault(f"the {self._what} {url} cannot be reached: {told}")
 
-    async def _post(
-        self, url: str, body: Mapping[str, JsonValue], headers: Mapping[str, str]
-    ) -> Any:
-        content = json.dumps(body).encode("ascii")
-        sent = {"Content-Type": "application/json", **headers}
-        return await self._client().post(url, content=content, headers=sent)
-
     def refuse_if_closed(self) -> None:
         """Raises WorldFault once closed."""
         if self._closed:
             raise WorldFault(f"the {self._what} retriever is closed")
 
-    def _client(self) -> Any:
+    def _client(self) -> _Client:
         self.refuse_if_closed()
         loop = asyncio.get_running_loop()
         client = self._clients.get(loop)
         if client is None:
-            limits = self._httpx.Limits(max_connections=self._at_once)
-            # Waiting for a free connection is bounded by the timeout around the whole attempt.
-            client = self._httpx.AsyncClient(limits=limits, timeout=None)
-            self._clients[loop] = client
+            limits = self._httpx.Limits(
+                max_connections=self._at_once, max_keepalive_connections=self._at_once
+            )
+            made = self._httpx.AsyncClient(limits=limits, timeout=None)
+            client = self._clients[loop] = _Client(made, asyncio.Semaphore(self._at_once))
         return client
 
     def _read(self, url: str, content: bytes) -> JsonValue:
@@ -101,7 +113,7 @@ class Wire:
         """Close this event loop's connections; the next request opens them again."""
         client = self._clients.pop(asyncio.get_running_loop(), None)
         if client is not None:
-            await client.aclose()
+            await client.http.aclose()
 
     async def close(self) -> None:
         """Close this event loop's connections for good."""
