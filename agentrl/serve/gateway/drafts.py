@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from time import monotonic
 
 from agentrl.chat.base import Inline
 from agentrl.chat.opening import open_conversation
@@ -13,7 +11,6 @@ from agentrl.rollout.limits import clip_text
 from agentrl.rollout.parts import Parts
 from agentrl.serve.gateway.rows import Mark, Place, Row
 from agentrl.serve.gateway.wire import ChatRequest
-from agentrl.trajectory import CallRecord
 from agentrl.transcript import Origin, Segment, Transcript
 from agentrl.types import Message
 
@@ -27,8 +24,6 @@ class Draft:
     said: list[Message]
     added: Sequence[Message]
     """The new messages, tool outputs within their budget."""
-    calls: Sequence[CallRecord] = ()
-    """Ledger lines of the calls that they answer."""
     grows: Row | None = None
     """The known row that goes on; None begins another one."""
     rendered: bool = False
@@ -52,12 +47,11 @@ class Drafts:
         base = row.transcript
         if not place.last:
             base = Transcript().append(Segment(Origin.PROMPT, base.token_ids[: mark.n_tokens]))
-        added = [self._clipped(message) for message in sent[mark.n_said :]]
+        added = [self.clipped(message) for message in sent[mark.n_said :]]
         return Draft(
             self._answered(base, mark, added),
             [*row.said[: mark.n_said], *sent[mark.n_said :]],
             added,
-            _records(row.said[mark.n_said - 1], mark, sent[mark.n_said :], added),
             row if place.last else None,
         )
 
@@ -90,38 +84,13 @@ class Drafts:
             spans = parts.renderer.delta(shown.messages, ended=mark.ended)
         return base.append(*(Segment(span.origin, span.token_ids) for span in spans))
 
-    def _clipped(self, message: Message) -> Message:
+    def clipped(self, message: Message) -> Message:
         """A tool's output within the budget of an observation."""
         if message.role != "tool":
             return message
         budget = self._parts.limits.observation_tokens
         text = clip_text(message.content, budget, self._parts.renderer.tokenizer)
         return message if text == message.content else replace(message, content=text)
-
-
-def _records(
-    asked: Message, mark: Mark, sent: Sequence[Message], shown: Sequence[Message]
-) -> list[CallRecord]:
-    """Ledger lines for the tool messages that answer the calls of `asked`."""
-    calls = {call.id: call for call in asked.tool_calls}
-    answered = [
-        (calls[whole.call_id], whole, read)
-        for whole, read in zip(sent, shown, strict=True)
-        if whole.role == "tool" and whole.call_id in calls
-    ]
-    return [
-        CallRecord(
-            turn=mark.turn,
-            name=call.name,
-            arguments=json.dumps(call.arguments, default=str),
-            content=read.content,
-            error=None,
-            truncated=read.content != whole.content,
-            wall_s=monotonic() - mark.at,
-            queue_s=0.0,
-        )
-        for call, whole, read in answered
-    ]
 
 
 __all__ = ["Draft", "Drafts"]

@@ -27,10 +27,6 @@ class Mark:
     """What the model wrote, whole."""
     ended: bool
     """It wrote its own end-of-turn id."""
-    turn: int
-    """Number of the turn in its session."""
-    at: float
-    """`time.monotonic()` at which it was answered."""
 
 
 @dataclass(slots=True)

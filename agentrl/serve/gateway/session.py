@@ -8,7 +8,8 @@ ids that were sampled.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+import json
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Literal
 
@@ -25,10 +26,20 @@ from agentrl.serve.gateway.turns import Counts, Turn, Verdict, finish_of, spoken
 from agentrl.serve.gateway.wire import ApiError, ChatRequest
 from agentrl.trajectory import CallRecord, StopReason, Timings, Trajectory
 from agentrl.transcript import Transcript
-from agentrl.types import Message, Task
+from agentrl.types import Message, Task, ToolCall
 
 SamplingBy = Literal["run", "request"]
 """Whose temperature is used: the run's whatever a request says, or the request's."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Issued:
+    """A call that the client was told of."""
+
+    call: ToolCall
+    turn: int
+    at: float
+    """`time.monotonic()` at which it was told."""
 
 
 class Session:
@@ -62,6 +73,7 @@ class Session:
         """The last turn."""
         self._messages: list[Message] = []
         self._ledger: list[CallRecord] = []
+        self._unanswered: dict[str, _Issued] = {}
         self._generate_s = self._queue_s = 0.0
         self._started = monotonic()
 
@@ -71,6 +83,7 @@ class Session:
         Cancelled, it records nothing.
         """
         self._admit(request)
+        came = monotonic()
         draft = self._drafts.draft(request, place_of(self.rows, request))
         asked = self._sampling(request, self._room(len(draft.transcript)))
         self._begun += 1
@@ -89,7 +102,7 @@ class Session:
             self.touched = monotonic()
         if self.closed:
             raise _closed()
-        return self._written(request, draft, generation, asked)
+        return self._written(request, draft, generation, asked, came)
 
     def finish(self, verdict: Verdict) -> Trajectory:
         """The trajectory; the session takes no more requests."""
@@ -191,6 +204,7 @@ class Session:
         draft: Draft,
         generation: Generation,
         asked: Sampling,
+        came: float,
     ) -> Turn:
         """Write the turn down; from here on it is what the client knows."""
         turn, self.n_turns = self.n_turns, self.n_turns + 1
@@ -203,11 +217,14 @@ class Session:
         )
         row = self._row(draft, request)
         row.transcript, row.said = grown, [*draft.said, said]
-        row.marks.append(Mark(len(row.said), len(grown), action.text, ended, turn, monotonic()))
+        row.marks.append(Mark(len(row.said), len(grown), action.text, ended))
         if not self.task.question:
             self.task = replace(self.task, question=request.messages[-1].content)
         self._messages += [*draft.added, Message("assistant", action.text, action.tool_calls)]
-        self._ledger += draft.calls
+        self._answer(request, came)
+        self._unanswered |= {
+            call.id: _Issued(call, turn, monotonic()) for call in action.tool_calls
+        }
         if action.parse_error:
             problem = action.parse_error
             self._ledger.append(
@@ -217,6 +234,26 @@ class Session:
         prompt_ids = draft.transcript.token_ids
         finish = finish_of(action, generation)
         return Turn(said, finish, generation, prompt_ids, self.rows.index(row))
+
+    def _answer(self, request: ChatRequest, came: float) -> None:
+        """Ledger lines for the tool messages that answer our calls, once each, in whatever row."""
+        for message in request.messages:
+            issued = self._unanswered.pop(message.call_id or "", None)
+            if issued is None or message.role != "tool":
+                continue
+            read = self._drafts.clipped(message)
+            self._ledger.append(
+                CallRecord(
+                    turn=issued.turn,
+                    name=issued.call.name,
+                    arguments=json.dumps(issued.call.arguments, default=str),
+                    content=read.content,
+                    error=None,
+                    truncated=read.content != message.content,
+                    wall_s=came - issued.at,
+                    queue_s=0.0,
+                )
+            )
 
     def _row(self, draft: Draft, request: ChatRequest) -> Row:
         """The row that the turn goes into, counted."""

@@ -125,6 +125,7 @@ async def test_asking_twice_branches_from_the_sampled_ids(world: Any):
     assert two.token_ids[:n].tolist() == one.token_ids[:n].tolist()
     assert two.segments[0].origin is Origin.PROMPT
     assert (one.n_sampled, two.n_sampled) == (9, 4)
+    assert [call.content for call in session.finish(DONE).calls] == ["4"]
 
 
 async def test_what_clients_drop_or_strip_still_continues(world: Any):
@@ -153,6 +154,17 @@ async def test_what_was_not_said_does_not_continue(world: Any, changed: Any):
     )
     await session.complete(world.ask(Message("user", "Q"), told, Message("user", "go on")))
     assert (session.counts.continued, session.counts.rendered) == (0, 2)
+
+
+async def test_a_call_answered_in_a_rewritten_history_is_in_the_ledger(world: Any):
+    """The program sums up what was said, and shows the call and its output under the summary."""
+    session = world.session(world.engine(CALL, ANSWER))
+    first = await session.complete(world.ask(Message("user", "Q")))
+    output = Message("tool", "4", call_id="call_0_0")
+    await session.complete(world.ask(Message("user", "in short"), first.message, output))
+    (call,) = session.finish(DONE).calls
+    assert (call.turn, call.name, call.content) == (0, "python", "4")
+    assert session.counts.rendered == 2
 
 
 async def test_calls_of_a_retold_history_are_in_the_protocol_s_words(world: Any, say: Any):
