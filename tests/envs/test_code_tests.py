@@ -20,8 +20,9 @@ from agentrl.env import StepResult
 from agentrl.errors import SandboxError, UserError
 from agentrl.sandbox import ExecResult, Sandbox, SandboxPool
 from agentrl.testing import FakePool, check_env, check_tool, failures
+from agentrl.tool import call_tool
 from agentrl.transcript import ids_array
-from agentrl.types import JsonValue, Task
+from agentrl.types import JsonValue, Task, ToolCall
 from agentrl_envs.code_tests.env import CodeTestsEnv
 from agentrl_envs.code_tests.problems import PROBLEMS
 from agentrl_tools.run_tests import RunTests
@@ -188,6 +189,32 @@ async def test_the_tool_tells_what_public_tests_expect(local_pool: SandboxPool) 
         call = '<tool_call>\n{"name": "run_tests", "arguments": {"code": "x"}}\n</tool_call>'
         step = await env.step(Hermes().parse(ids_array(()), call, turn=0))
         assert step.observation[0].content == "This task has no public tests."
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("def solve(x):\n    while True: pass", "timed out"),
+        ("import os; os._exit(0)", "ended with exit code 0"),
+        ("def solve(x): print('y' * 10**8)", ""),
+        ("not python at all", "SyntaxError"),
+        ("def solve(x): raise SystemExit", "raised SystemExit"),
+        ("def solve(x): return lambda: x", "cannot leave its process"),
+        ("x = 1", "has no attribute 'solve'"),
+        ("\x00\ud800", ""),
+        (" ", "There is no code to test."),
+    ],
+)
+async def test_hostile_code_is_told_how_it_failed(
+    local_pool: SandboxPool, code: str, told: str
+) -> None:
+    async with playing(CodeTestsEnv(case_s=0.5), local_pool) as env:
+        await env.reset(TWICE, seed=0)
+        call = ToolCall("c", "run_tests", {"code": code})
+        result = await call_tool({"run_tests": env.tools[0]}, call, Context())
+        assert told in result.content
+        assert "2 of 2" not in result.content
+        assert len(result.content) <= 403
 
 
 async def test_contract(local_pool: SandboxPool) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agentrl.chat.protocols.hermes import Hermes
 from agentrl.context import Context
@@ -65,6 +67,22 @@ def rows(*found: tuple[Cell, ...], more: bool = False) -> Rows:
 )  # fmt: skip
 async def test_results_by_hand(gold: Rows, found: Rows, ordered: bool, verdict: bool) -> None:
     assert same_results(gold, found, ordered=ordered) is verdict
+
+
+@given(st.lists(st.tuples(st.integers(-3, 3) | st.none(), st.sampled_from("ab"))), st.randoms())
+async def test_bags_do_not_care_for_order_but_for_number(
+    found: list[tuple[Cell, ...]], rng: Random
+) -> None:
+    shuffled = rng.sample(found, len(found))
+    assert same_results(rows(*found), rows(*shuffled), ordered=False)
+    assert same_results(rows(*found), rows(*shuffled), ordered=True) is (found == shuffled)
+    if found:
+        fewer, doubled = shuffled[1:], [*shuffled[1:], shuffled[-1]]
+        columns = ("a", "a")
+        for other in (fewer, doubled):
+            same = sorted(map(repr, other)) == sorted(map(repr, found))
+            told = Rows(columns, tuple(other), False)
+            assert same_results(Rows(columns, tuple(found), False), told, ordered=False) is same
 
 
 @asynccontextmanager
