@@ -36,24 +36,30 @@ class Conversation:
 def conversation_of(renderer: Renderer, token_ids: Int32Array) -> Conversation:
     """The messages of a row that ends in the assistant's unfinished turn.
 
-    Raises UserError for a template family that cannot be read back, or a row that does not end so.
+    What a template itself opens such a turn with (an empty thought) is not part of it. Raises
+    UserError for a template family that cannot be read back, or a row that does not end so.
     """
-    tokenizer, ids = renderer.tokenizer, token_ids.tolist()
-    if tokenizer.special_id("<|im_start|>") is not None:
-        turns = _turns(tokenizer, ids, "<|im_start|>", "\n", "<|im_end|>")
-    elif tokenizer.special_id("<|start_header_id|>") is not None:
-        turns = _turns(tokenizer, ids, "<|start_header_id|>", "<|end_header_id|>\n\n", "<|eot_id|>")
-    elif tokenizer.special_id("<|assistant|>") is not None:
-        turns = _nano_turns(tokenizer, ids)
-    else:
-        raise UserError(
-            f"engine=api cannot read rows of the renderer {renderer.name!r} back as messages; use "
-            "engine.mode=completions, or a model of another template family"
-        )
+    turns = _read(renderer, token_ids.tolist())
     if not turns or turns[-1][0] != "assistant":
         raise UserError("a row for engine=api must end in the assistant's turn")
+    opening = _read(renderer, renderer.prompt_ids((Message("user", "x"),)).tolist())[-1][1]
     closed = tuple(Message(ROLES.get(role, "user"), text) for role, text in turns[:-1])
-    return Conversation(closed, turns[-1][1])
+    return Conversation(closed, turns[-1][1].removeprefix(opening))
+
+
+def _read(renderer: Renderer, ids: Sequence[int]) -> list[tuple[str, str]]:
+    """Role and text of each turn."""
+    tokenizer = renderer.tokenizer
+    if tokenizer.special_id("<|im_start|>") is not None:
+        return _turns(tokenizer, ids, "<|im_start|>", "\n", "<|im_end|>")
+    if tokenizer.special_id("<|start_header_id|>") is not None:
+        return _turns(tokenizer, ids, "<|start_header_id|>", "<|end_header_id|>\n\n", "<|eot_id|>")
+    if tokenizer.special_id("<|assistant|>") is not None:
+        return _nano_turns(tokenizer, ids)
+    raise UserError(
+        f"engine=api cannot read rows of the renderer {renderer.name!r} back as messages; use "
+        "engine.mode=completions, or a model of another template family"
+    )
 
 
 def _turns(
