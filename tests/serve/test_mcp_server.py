@@ -21,7 +21,8 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.types import TextContent
 
 from agentrl.cli.main import run
-from agentrl.errors import SandboxError, UserError
+from agentrl.context import Context
+from agentrl.errors import SandboxError, ToolError, UserError
 from agentrl.serve.door import Door, door
 from agentrl.serve.mcp_server import ToolRules, mcp_app
 from agentrl.serve.running import port_of, server_over
@@ -29,8 +30,10 @@ from agentrl.serve.sandbox_server import listen
 from agentrl.serve.tool_sessions import ToolSessions
 from agentrl.serve.tool_words import read_tool_words
 from agentrl.testing.fakes import FakePool
-from agentrl.tool import tool
+from agentrl.tool import call_tool, tool
 from agentrl.toolset import Named
+from agentrl.types import ToolCall
+from agentrl_tools.mcp import McpServer, ServerLost
 from agentrl_tools.python import PythonTool
 
 
@@ -136,6 +139,37 @@ async def test_the_token_is_wanted() -> None:
         async with httpx.AsyncClient(headers=head) as rebound:
             foreign = await rebound.post(url, json={}, headers={"Host": "evil.example"})
         assert foreign.status_code == 421
+
+
+async def test_a_client_that_knows_no_sessions_is_told() -> None:
+    async with served() as (url, sessions, _):
+        async with Client(url, mode="2026-07-28") as client:
+            with pytest.raises(MCPError, match="send `initialize` to get a session"):
+                await said(client, "shout", text="a")
+        assert len(sessions) == 0
+
+
+async def test_both_directions_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """agentrl's tools, served over MCP, taken by agentrl: a sandbox for each episode."""
+    monkeypatch.setenv("THE_TOKEN", "s3cret")
+    async with served(token="s3cret") as (url, sessions, pool):
+        ends = [McpServer(url=url, token_env="THE_TOKEN", per_episode=True) for _ in range(2)]
+        for i, end in enumerate(ends):
+            tools = {found.name: found for found in await end.connect(Context())}
+            call = ToolCall("1", "python", {"code": f"x = {i}"})
+            assert (await call_tool(tools, call, Context())).content == f"ran x = {i}"
+            wrong = await call_tool(tools, ToolCall("2", "python", {"code": 3}), Context())
+            assert wrong.error == "arguments"
+            with pytest.raises(ToolError, match="the box is gone"):
+                await tools["python"](code="gone")
+        assert [box.ran for box in pool.sandboxes] == [["x = 0", "gone"], ["x = 1", "gone"]]
+        for end in ends:
+            await end.close()
+        await ended(sessions)
+    lost = McpServer(url=url, token_env="THE_TOKEN", per_episode=True)
+    with pytest.raises(ServerLost, match="cannot be reached"):
+        await lost.connect(Context())
+    await lost.close()
 
 
 def test_beyond_loopback_only_with_a_token_or_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
