@@ -172,9 +172,7 @@ async def test_splits_share_no_name_and_twins_differ() -> None:
 
 
 async def test_contract(local_pool: SandboxPool) -> None:
-    for options in ({}, {"tools": "none", "show_schema": False}):
-        made = await check_env(lambda o=options: SqlQA(**o), pool=local_pool)  # type: ignore[misc]
-        assert not failures(made)
+    assert not failures(await check_env(lambda: SqlQA(show_schema=False), pool=local_pool))
 
 
 async def test_blind_players_earn_little(local_pool: SandboxPool) -> None:
