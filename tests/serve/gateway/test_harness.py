@@ -119,11 +119,21 @@ def facts(trajectory: Trajectory) -> dict[str, Any]:
 
 
 def test_a_step_is_trained_on_it_as_on_our_own(tmp_path: Path):
-    """One step of GRPO from the command's words: the same metrics but times, the same weights."""
+    """One step of GRPO from the command's words: the same metrics but times, the same weights.
+
+    So it is on what was kept on disk.
+    """
     words = ("train.steps=1", "train.tasks_per_step=2", "eval.every=0", "train.deterministic=true")
-    plan = f"rollout.plan={{name: harness, command: [{sys.executable}, {AGENT}, plain]}}"
+    file = f"{{name: recorded, path: {tmp_path}/own/trajectories.jsonl}}"
+    plans = {
+        "own": (),
+        "harness": (
+            f"rollout.plan={{name: harness, command: [{sys.executable}, {AGENT}, plain]}}",
+        ),
+        "recorded": (f"rollout.plan={file}", f"data.source={file}"),
+    }
     lines, weights = [], []
-    for where, own in (("sample", ()), ("harness", (plan,))):
+    for where, own in plans.items():
         config = nano(*words, f"dir={tmp_path / where}", *own)
         folder = train(config, sinks=[], command="x")
         lines.append(json.loads((folder / "metrics.jsonl").read_text().splitlines()[0]))
@@ -131,9 +141,9 @@ def test_a_step_is_trained_on_it_as_on_our_own(tmp_path: Path):
         assert [from_line(line).error for line in stored] == [None] * 8
         weights.append((Path(model_path(str(folder))) / "model.safetensors").read_bytes())
     kept = [{k: v for k, v in line.items() if k not in TIME_METRICS} for line in lines]
-    assert kept[0] == kept[1]
+    assert kept[0] == kept[1] == kept[2]
     assert kept[0]["grad_norm"] > 0
-    assert weights[0] == weights[1]
+    assert weights[0] == weights[1] == weights[2]
 
 
 ASK = """
