@@ -37,7 +37,7 @@ newer = pytest.mark.skipif(not NEWER, reason="needs verifiers 0.4: set AGENTRL_T
 
 
 def make(**options: Any) -> Verifiers:
-    given = {"env": "agentrl-toys", "args": {"n": N}, "python": PYTHON, "path": [str(HERE)]}
+    given = {"id": "agentrl-toys", "args": {"n": N}, "python": PYTHON, "path": [str(HERE)]}
     return Verifiers(**(given | options))
 
 
@@ -174,14 +174,14 @@ async def test_a_process_that_dies_is_replaced() -> None:
 @real
 async def test_what_cannot_be_loaded() -> None:
     with pytest.raises(UserError, match="has no environment 'no-such-env'"):
-        await make(env="no-such-env").open(Context())
+        await make(id="no-such-env").open(Context())
     with pytest.raises(UserError, match="no licence"):
         await make(args={"broken": True}).open(Context())
 
 
 @newer
 async def test_a_taskset_of_the_present_version() -> None:
-    options: dict[str, Any] = {"env": "agentrl-sums", "python": NEWER}
+    options: dict[str, Any] = {"id": "agentrl-sums", "python": NEWER}
     env = make(**options, args={"n": 40, "task": {"with_tools": True}})
     tasks = list(islice(env.tasks("train", seed=0), 36))
     held = list(islice(env.tasks("test", seed=0), 4))
@@ -227,14 +227,14 @@ async def test_a_program_that_is_no_python() -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"env": ""}, "name the verifiers environment"),
+        ({"id": ""}, "name the verifiers environment"),
         ({"holdout": 1.0}, "holdout"),
         ({"answer_s": 0}, "above 0"),
     ],
 )
 def test_options_that_cannot_be_meant(options: dict[str, Any], told: str) -> None:
     with pytest.raises(UserError, match=told):
-        Verifiers(**({"env": "x"} | options))
+        Verifiers(**({"id": "x"} | options))
 
 
 async def test_a_python_that_is_not_there() -> None:

@@ -69,7 +69,7 @@ async def test_a_verifiers_environment_that_rewrites_history_gives_rows(world: A
 
     def make() -> Verifiers:
         return Verifiers(
-            env="agentrl-toys",
+            id="agentrl-toys",
             args={"n": 32},
             python=os.environ["AGENTRL_VERIFIERS_PYTHON"],
             path=[str(Path(__file__).parents[1] / "envs" / "verifiers_toys")],

@@ -62,7 +62,7 @@ class Verifiers(Env):
     def __init__(
         self,
         *,
-        env: str,
+        id: str,
         args: Mapping[str, Any] | None = None,
         python: str | None = None,
         path: Sequence[str] = (),
@@ -73,7 +73,7 @@ class Verifiers(Env):
         """Name an environment; its process starts at the first use and serves all episodes.
 
         Args:
-            env: its id, as `verifiers.load_environment` takes it.
+            id: the environment's, as `verifiers.load_environment` takes it, or a taskset's.
             args: the loader's arguments.
             python: the Python that has verifiers and the environment installed; this one by default.
             path: folders with environments that are not installed.
@@ -83,12 +83,12 @@ class Verifiers(Env):
 
         Raises UserError on options that cannot be meant.
         """
-        if not env:
-            raise UserError("env.env: name the verifiers environment, such as env.env=gsm8k")
+        if not id:
+            raise UserError("env.id: name the verifiers environment, such as env.id=gsm8k")
         if not 0 < holdout < 1 or min(load_s, answer_s) <= 0:
             raise UserError("env: holdout is between 0 and 1, load_s and answer_s are above 0")
         given = json.dumps(dict(args or {}), sort_keys=True)
-        self._played = Played(env, given, python or sys.executable, tuple(path))
+        self._played = Played(id, given, python or sys.executable, tuple(path))
         self._holdout, self._load_s, self._answer_s = holdout, load_s, answer_s
         self._worker: Worker | None = None
         self._episode = ""
