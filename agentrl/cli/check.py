@@ -40,7 +40,8 @@ def command(kind: str, name: str, words: tuple[str, ...], no_sandbox: bool, as_j
     \b
     agentrl check tool my_package.tools:search
     agentrl check env retool_math env.tools=none
-    agentrl check retriever fts5 retriever.path=corpus.db
+    agentrl check retriever fts5
+    agentrl check retriever remote retriever.url=http://127.0.0.1:8000/retrieve
     agentrl check sandbox local
     """
     from agentrl.compose import GROUPS, compose
@@ -149,9 +150,11 @@ async def _plan(node: Plugin) -> Sequence[CheckResult]:
 
 
 async def _retriever(node: Plugin) -> Sequence[CheckResult]:
-    from agentrl.plugins import maker
+    from agentrl.plugins import accepts, build, maker
     from agentrl.testing import check_retriever
 
+    if "corpus" not in node.given and accepts("retriever", node.name, "passages"):
+        return await check_retriever(over=lambda found: build("retriever", node, passages=found))
     make = maker("retriever", node)
     await make().close()  # what is wrong with its options is said once
     return await check_retriever(make)
