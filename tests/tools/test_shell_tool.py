@@ -14,6 +14,7 @@ import pytest
 from agentrl.context import Context
 from agentrl.env import Forkable
 from agentrl.errors import ToolError
+from agentrl.registry import resolve
 from agentrl.sandbox import Sandbox, SandboxPool
 from agentrl.testing import check_tool, failures
 from agentrl_tools import inside_shell
@@ -94,7 +95,12 @@ async def test_the_small_shell_agrees_with_sh(
     ("command", "told"),
     [
         ("gcc x.c", "gcc: this sandbox starts no programs; available: [ cat cd"),
-        ("for i in 1 2; do echo $i; done", "for is not available here"),
+        (
+            "for i in 1 2; do echo $i; done",
+            "for is not available here: no process can be started\n[exit",
+        ),
+        ("echo a; exit 3; echo b", "a\n[exit code 3]"),
+        ("exit", "(no output)"),
         ("echo $(ls)", "$(...) is not available here"),
         ("echo `ls`", "` is not available here"),
         ("sleep 5 &", "& is not available here"),
@@ -172,6 +178,25 @@ async def test_a_clear_refusal_where_only_a_real_shell_will_do(local_pool: Sandb
     async with opened(local_pool, ShellTool(small=False)) as (shell, _):
         with pytest.raises(ToolError, match="starts no processes, so there is no shell"):
             await shell(command="ls")
+
+
+async def test_the_real_shell_where_processes_may_start() -> None:
+    """Only commands written here run without a fence."""
+    pool: SandboxPool = resolve("sandbox", "none")()
+    await pool.open()
+    try:
+        async with opened(pool, ShellTool(small=False, timeout_s=20)) as (shell, _):
+            assert (
+                await ran(shell, "mkdir w; cd w; for i in 1 2; do echo $i; done > f")
+                == "(no output)"
+            )
+            assert await ran(shell, "basename $(pwd); cat f; exit 3") == "w\n1\n2\n[exit code 3]"
+            assert await ran(shell, "sleep 60 & echo left") == "left"
+        async with opened(pool, ShellTool(timeout_s=0.3)) as (shell, _):
+            stopped = await shell(command="echo begun; sleep 60")
+            assert (stopped.content, stopped.error) == ("begun\n[stopped after 0.3 s]", "timeout")
+    finally:
+        await pool.close()
 
 
 async def test_kit(local_pool: SandboxPool) -> None:

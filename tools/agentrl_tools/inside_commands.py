@@ -27,6 +27,10 @@ class Fail(Exception):
         self.code = code
 
 
+class Stop(Fail):
+    """The end of the whole line: `exit`, or what this shell cannot do."""
+
+
 def _flags(
     name: str, arguments: list[str], allowed: str, valued: str = ""
 ) -> tuple[dict[str, str], list[str]]:
@@ -358,6 +362,10 @@ def _seq(a: list[str], given: str) -> tuple[str, int]:
     return "".join(f"{n}\n" for n in range(first, stop, step)), 0
 
 
+def _exit(a: list[str], given: str) -> tuple[str, int]:
+    raise Stop("", _number("exit", a[0]) & 0xFF if a else 0)
+
+
 def _test(a: list[str], given: str) -> tuple[str, int]:
     a = a[:-1] if a[-1:] == ["]"] else a
     checks = {"-e": os.path.exists, "-f": os.path.isfile, "-d": os.path.isdir, "-n": bool}
@@ -399,7 +407,7 @@ COMMANDS: dict[str, Callable[[list[str], str], tuple[str, int]]] = {
     "head": _ends("head"), "tail": _ends("tail"), "wc": _wc, "grep": _grep, "sort": _sort,
     "uniq": _uniq, "cut": _cut, "tr": _tr, "sed": _sed, "ls": _ls, "find": _find, "mkdir": _mkdir,
     "rm": _rm, "mv": _moved("mv"), "cp": _moved("cp"), "touch": _touch, "tee": _tee, "seq": _seq,
-    "test": _test, "[": _test, "python": _python, "python3": _python,
+    "test": _test, "exit": _exit, "[": _test, "python": _python, "python3": _python,
     "true": lambda a, given: ("", 0), "false": lambda a, given: ("", 1),
 }  # fmt: skip
 """Every command by name."""

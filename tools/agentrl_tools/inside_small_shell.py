@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator
 from itertools import chain
 
-from agentrl_tools.inside_commands import COMMANDS, Fail, read
+from agentrl_tools.inside_commands import COMMANDS, Fail, Stop, read
 
 MAX_OUTPUT = 20_000
 _OPERATORS = ("&&", "||", ">>", "2>&1", "2>", ";", "|", ">", "<", "\n")
@@ -43,7 +43,7 @@ def run(command: str) -> str:
         body, documents = _here_documents(command)
         code = _listed(_tokens(body), documents, out)
     except Fail as error:
-        out.append(f"{error}\n")
+        out.append(f"{error}\n" if str(error) else "")
         code = error.code
     except (OSError, UnicodeError, ValueError, re.error, RecursionError) as error:
         out.append(f"{error}\n")
@@ -112,7 +112,7 @@ def _tokens(text: str) -> Iterator[Token]:
             piece, at = _variable(text, at)
             word += piece
         elif letter in "`(&":
-            raise Fail(f"{letter} is not available here: no process can be started", 2)
+            raise Stop(f"{letter} is not available here: no process can be started", 2)
         else:
             pattern = pattern or letter in "*?"
             word, at = word + letter, at + 1
@@ -143,7 +143,7 @@ def _quoted(text: str, at: int) -> tuple[str, int]:
 
 def _variable(text: str, at: int) -> tuple[str, int]:
     if text.startswith("$(", at):
-        raise Fail("$(...) is not available here: no process can be started", 2)
+        raise Stop("$(...) is not available here: no process can be started", 2)
     found = re.compile(r"\$(?:(\w+|\?)|\{(\w+)\})").match(text, at)
     if found is None:
         return "$", at + 1
@@ -183,6 +183,8 @@ def _pipeline(tokens: list[Token], documents: list[str], out: list[str]) -> int:
         try:
             said, code = _command(words, given if given is not None else text)
             error = ""
+        except Stop:
+            raise
         except Fail as failed:
             said, code, error = "", failed.code, f"{failed}\n"
         if merged:
@@ -240,7 +242,7 @@ def _command(words: list[Token], given: str) -> tuple[str, int]:
         return "", 0
     name, arguments = str(words[0]), _expanded(words[1:])
     if name in _KEYWORDS:
-        raise Fail(f"{name} is not available here: no process can be started", 2)
+        raise Stop(f"{name} is not available here: no process can be started", 2)
     chosen = COMMANDS.get(name)
     if chosen is None:
         known = " ".join(sorted(COMMANDS))
