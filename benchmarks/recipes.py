@@ -124,6 +124,8 @@ WATCHED: Mapping[str, tuple[str, ...]] = {
     "cog_rethinker": ("sft_loss", "n_sequences"),
     "cort_hints": ("calls", "reward/hints/placed"),
     "luffy": ("shaped_share", "calls"),
+    "search_r1": ("calls", "kl_ref"),
+    "reseek": ("calls", "rows", "length"),
 }
 """Recipe -> the metrics that its own part of the step moves; `USUAL` for the others."""
 LONGER: Mapping[str, int] = {}
