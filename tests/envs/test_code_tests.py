@@ -13,9 +13,12 @@ from pathlib import Path
 
 import pytest
 
+import agentrl
 from agentrl.chat.protocols.hermes import Hermes
+from agentrl.chat.tokenizers import load_tokenizer
 from agentrl.context import Context
 from agentrl.data.tasks import load_tasks
+from agentrl.engine.base import Sampling
 from agentrl.env import StepResult
 from agentrl.errors import SandboxError, UserError
 from agentrl.sandbox import ExecResult, Sandbox, SandboxPool
@@ -25,6 +28,7 @@ from agentrl.transcript import ids_array
 from agentrl.types import JsonValue, Task, ToolCall
 from agentrl_envs.code_tests.env import CodeTestsEnv
 from agentrl_envs.code_tests.problems import PROBLEMS
+from agentrl_envs.code_tests.script import own_solutions
 from agentrl_tools.run_tests import RunTests
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -230,6 +234,23 @@ async def test_splits_share_no_task() -> None:
     }
     assert not ids["train"] & ids["test"]
     assert len(ids["train"]) > 190
+
+
+async def test_the_script_finds_its_task_by_the_question() -> None:
+    """`Add.` begins `Add. Then print.`: the longest question that fits is the row's."""
+    tokenizer = load_tokenizer(str(Path(agentrl.__file__).parent / "_assets" / "nano"))
+    short, long = Task("a", "Add.", "1"), Task("b", "Add. Then print.\n", "2")
+    opening = Task("c", "def f():\n", "    return 3", {"prompt": "def f():\n"})
+    script = own_solutions([short, long, opening], tokenizer)
+
+    def wrote(text: str) -> str:
+        return script(ids_array(tokenizer.encode(text)), Sampling(max_tokens=1), 0)
+
+    assert wrote("Please: Add. Then print.") == "```python\n2\n```"
+    assert wrote("Please: Add. Thank you.") == "```python\n1\n```"
+    assert wrote("```\ndef f():\n```") == "```python\ndef f():\n    return 3\n```"
+    with pytest.raises(ValueError, match="none of the script's questions"):
+        wrote("Subtract.")
 
 
 async def check_humaneval(pool: SandboxPool, tasks: list[Task]) -> None:

@@ -20,6 +20,7 @@ from agentrl.types import Message, Task
 from agentrl.verify.code import GradeLimits, ProgramCases, Tests, tests_of
 from agentrl.verify.code.extract import extract_code
 from agentrl_envs.code_tests.problems import PROBLEMS, Problem
+from agentrl_envs.code_tests.script import solution_of, solution_turn
 from agentrl_envs.code_tests.tasks import Form, make_task
 from agentrl_envs.families.base import Draw
 from agentrl_envs.hermes_turns import call_turn
@@ -153,11 +154,9 @@ class CodeTestsEnv(ToolEnv):
         """
         if not task.answer:
             raise UserError(f"task {task.id} brings no solution, so nobody can show one")
-        continues = task.metadata.get("prompt") == task.question
-        code = task.question + task.answer if continues else task.answer
         if self.tools and _public(task) is not None:
-            yield call_turn("run_tests", code=code)
-        yield f"```python\n{code}\n```"
+            yield call_turn("run_tests", code=solution_of(task))
+        yield solution_turn(task)
 
     def random_turn(self, rng: Random) -> str:
         """A function or program that answers blindly."""
