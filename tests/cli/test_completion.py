@@ -57,8 +57,8 @@ def test_files_are_left_to_the_shell():
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_a_real_bash_asks_and_is_answered():
-    """The variables that bash's programmable completion sets for `agentrl train env=re<TAB>`."""
-    words = {"COMP_WORDS": "agentrl train env = re", "COMP_CWORD": "4"}
+    """The variables that bash's programmable completion sets for `agentrl train env=ret<TAB>`."""
+    words = {"COMP_WORDS": "agentrl train env = ret", "COMP_CWORD": "4"}
     asked = {**os.environ, **words, "_AGENTRL_COMPLETE": "bash_complete"}
     code = "import sys; sys.argv[0] = 'agentrl'; from agentrl.cli.main import main; main()"
     done = subprocess.run(
