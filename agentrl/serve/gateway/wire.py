@@ -28,7 +28,7 @@ NEUTRAL: Mapping[str, tuple[JsonValue, ...]] = {
     "presence_penalty": (0, None),
     "logit_bias": (None, {}),
     "response_format": (None, {"type": "text"}),
-    "tool_choice": (None, "auto"),
+    "tool_choice": (None, "auto", "required"),
     "parallel_tool_calls": (None, True),
     "top_logprobs": (None, 0),
     "modalities": (None, ["text"]),
@@ -38,7 +38,8 @@ NEUTRAL: Mapping[str, tuple[JsonValue, ...]] = {
     "prediction": (None,),
     "web_search_options": (None,),
 }
-"""Settings that are accepted only where they change nothing."""
+"""Settings that are accepted only where they change nothing; `required` is left to the policy, which
+writes what it was trained to write."""
 NO_ARGUMENTS: Mapping[str, JsonValue] = {"type": "object", "properties": {}}
 """The schema of a tool that names none."""
 
