@@ -12,6 +12,7 @@ from agentrl.context import Context
 from agentrl.env import Forkable
 from agentrl.sandbox import Sandbox, SandboxPool
 from agentrl.testing import FakeSandbox
+from agentrl_tools import display
 from agentrl_tools.python import PythonTool
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -130,6 +131,26 @@ async def test_hostile_figures_cost_nothing(local_pool: SandboxPool) -> None:
         lying = "import sys; sys.modules['agentrl_tools.inside_show'].figures = lambda: 1 / 0"
         assert await ran(python, lying) == "(no output)"
         assert await ran(python, "1") == "1"
+
+
+async def test_figures_that_never_end_are_tried_once(
+    local_pool: SandboxPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(display, "DESCRIBE_S", 0.5)
+    endless = "class Endless:\n    @property\n    def axes(self):\n        while True: pass"
+    endless += "\n    dpi, _suptitle = 100, None\n    get_size_inches = lambda self: Size()"
+    async with opened(local_pool) as (python, box):
+        await ran(python, FAKE)
+        drawn = await ran(python, f"{endless}\nhelpers.Gcf.figs[7] = manager(Endless())\n5")
+        assert drawn == "5"
+        assert await ran(python, "6") == "6"
+        await box.reset()
+        lost = (
+            "import os, sys; sys.modules['agentrl_tools.inside_show'].figures = lambda: os._exit(1)"
+        )
+        await ran(python, FAKE)
+        assert await ran(python, lost) == display.LOST
+        assert await ran(python, "1 + 1") == "2"
 
 
 async def test_arrays_are_shortened(local_pool: SandboxPool) -> None:

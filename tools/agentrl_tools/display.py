@@ -16,6 +16,7 @@ _FIGURES = re.compile(r"\b(matplotlib|pylab|seaborn)\b|\.plot\b")
 _ARTIST = re.compile(
     r"<matplotlib\.|\AText\(|\A<BarContainer|\A<Axes|\A\(array\(.*<BarContainer", re.DOTALL
 )
+LOST = "The figures could not be described; the interpreter restarted and variables are gone."
 DESCRIBE_S = 5.0
 """Seconds that describing the figures may take."""
 
@@ -48,9 +49,14 @@ class Display:
         if not self._draws or result.status not in ("ok", "error"):
             return ""
         described = await self._inside.call(sandbox, "figures", timeout_s=DESCRIBE_S)
+        text = told(described)
+        if text is None:
+            # Figures that cannot be described in time are not tried again before new ones are drawn.
+            self._draws = False
         if described.state_lost:
-            self._shortens = self._draws = False
-        return told(described) or ""
+            self._shortens = False
+            return LOST
+        return text or ""
 
 
 def is_artist(value: str | None) -> bool:
