@@ -48,12 +48,18 @@ def kept(path: str) -> list[Trajectory]:
             found.append(from_line(line))
         except UserError as error:
             raise UserError(f"{path}:{number}: {error}") from None
-    chosen = [t for t in found if t.trainable and t.rewards]
+    chosen = [t for t in found if t.trainable and t.rewards and _sampled_here(t)]
     if not chosen:
         raise UserError(f"{path} holds no rewarded session; post rewards to the gateway first")
     if len(chosen) < len(found):
         _log.warning("%d of %d sessions train nothing", len(found) - len(chosen), len(found))
     return chosen
+
+
+def _sampled_here(trajectory: Trajectory) -> bool:
+    """No turn was written by a text endpoint (engine `api`), whose tokens have no logprobs."""
+    segments = [segment for row in trajectory.rows for segment in row.segments]
+    return all(segment.version is None or segment.version >= 0 for segment in segments)
 
 
 @final

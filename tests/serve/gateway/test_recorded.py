@@ -79,6 +79,13 @@ def test_files_that_will_not_do(world: Any, tmp_path: Path):
         read(tmp_path / "broken")
 
 
+def test_what_a_text_endpoint_wrote_is_never_trained(world: Any, file: Path):
+    """Its tokens stand under version -1 and have no logprobs."""
+    file.write_text(file.read_text().replace('"version":0', '"version":-1'))
+    with pytest.raises(UserError, match="no rewarded session"):
+        Recorded(path=str(file), renderer=world.renderer)
+
+
 def test_ids_of_another_vocabulary_are_refused(world: Any, file: Path):
     text = file.read_text().replace('"token_ids":[258', '"token_ids":[99999', 1)
     file.write_text(text)
