@@ -1,6 +1,6 @@
 """The engine `api`: rows read back as messages, stops found in the stream, servers that misbehave."""
 
-# ruff: noqa: SIM117  a server, and an engine that uses it
+# ruff: noqa: SIM117  a server, and an engine that uses it; files of a test
 from __future__ import annotations
 
 import asyncio
@@ -8,6 +8,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,8 @@ from agentrl.engine.api.engine import GO_ON, TEXT, ApiEngine
 from agentrl.engine.base import Sampling
 from agentrl.errors import EngineError, SetupError, UserError
 from agentrl.serve.gateway.server import listening
+from agentrl.train.run import evaluate
+from agentrl.trajectory_json import from_line
 from agentrl.transcript import ids_array
 from agentrl.types import Message
 
@@ -311,6 +314,35 @@ async def test_what_it_cannot_do_is_said(renderer: Renderer, monkeypatch: pytest
 def test_it_is_found_by_name():
     config = compose(["engine=api", "engine.base_url=http://x", "engine.model_id=m"])
     assert (config.engine.name, config.engine.given["model_id"]) == ("api", "m")
+
+
+async def test_an_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The whole command: a call of the sandbox and an answer each; the key is in no file."""
+    monkeypatch.setenv("THE_KEY", "sk-verysecret")
+
+    def handler(body: Any, n: int) -> Response:
+        said = body["messages"]
+        done = any("<interpreter>" in message["content"] for message in said)
+        return events("<answer>7</answer>" if done else "<code>3+4</code> and more")
+
+    async with server(handler) as (url, seen):
+        config = compose(
+            [
+                "env=retool_math", "engine=api", f"engine.base_url={url}", "engine.model_id=m",
+                "engine.key_env=THE_KEY", "eval.tasks=3", f"dir={tmp_path / 'run'}",
+            ]
+        )  # fmt: skip
+        found = await asyncio.to_thread(evaluate, config, sinks=[], command="agentrl eval")
+        lines = (tmp_path / "run" / "trajectories.jsonl").read_text().split("\n")[:-1]
+    assert (found.trajectories, found.errors, found.calls) == (3, 0.0, 1.0)
+    for trajectory in map(from_line, lines):
+        assert [call.content for call in trajectory.calls] == ["7"]
+        versions = trajectory.rows[0].versions
+        assert set(versions[trajectory.rows[0].mask].tolist()) == {TEXT}
+    written = [p for p in (tmp_path / "run").rglob("*") if p.is_file()]
+    assert written
+    assert not any(b"verysecret" in path.read_bytes() for path in written)
+    assert len(seen.bodies) == 6
 
 
 texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
