@@ -1,79 +1,23 @@
-"""The commands of the small shell: file and text tools that start no process.
+"""The small shell's text commands, and the table of all of its commands.
 
-Sent as source (`inside.py`); the standard library alone. A command takes its words and the text given to
-it, and returns its output and exit code; its own failures are `Fail`.
+Sent as source (`inside.py`); the standard library and `inside_files` alone.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 import io
 import os
 import re
-import shutil
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-_home = os.getcwd()
-
-
-class Fail(Exception):
-    """A command's own failure: message and exit code."""
-
-    def __init__(self, message: str, code: int = 1) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-class Stop(Fail):
-    """The end of the whole line: `exit`, or what this shell cannot do."""
-
-
-def _flags(
-    name: str, arguments: list[str], allowed: str, valued: str = ""
-) -> tuple[dict[str, str], list[str]]:
-    """Options by letter, and the rest. `valued` letters take the next word or what follows."""
-    flags: dict[str, str] = {}
-    rest: list[str] = []
-    words = iter(arguments)
-    for word in words:
-        if word == "--":
-            rest += list(words)
-        elif len(word) < 2 or not word.startswith("-"):
-            rest.append(word)
-        elif word[1:].isdigit() and "n" in valued:
-            flags["n"] = word[1:]
-        else:
-            letters = word[1:]
-            while letters:
-                letter, letters = letters[0], letters[1:]
-                if letter in valued:
-                    flags[letter] = letters or next(words, "")
-                    letters = ""
-                elif letter in allowed:
-                    flags[letter] = ""
-                else:
-                    known = " ".join(f"-{x}" for x in allowed + valued)
-                    raise Fail(f"{name}: -{letter} is not available; known: {known}", 2)
-    return flags, rest
-
-
-def read(path: str) -> str:
-    """A file's text; what is no UTF-8 is replaced."""
-    with open(path, encoding="utf-8", errors="replace") as file:
-        return file.read()
+from agentrl_tools.inside_files import FILE_COMMANDS, Fail, Stop, as_number, options, read, walked
 
 
 def _inputs(files: list[str], given: str) -> str:
     return "".join(read(path) if path != "-" else given for path in files) if files else given
-
-
-def _number(name: str, text: str) -> int:
-    if not re.fullmatch(r"[-+]?\d{1,9}", text):
-        raise Fail(f"{name}: {text!r} is no number", 2)
-    return int(text)
 
 
 def _echo(a: list[str], given: str) -> tuple[str, int]:
@@ -81,13 +25,8 @@ def _echo(a: list[str], given: str) -> tuple[str, int]:
     return " ".join(a if plain else a[1:]) + ("\n" if plain else ""), 0
 
 
-def _cd(a: list[str], given: str) -> tuple[str, int]:
-    os.chdir(a[0] if a else _home)
-    return "", 0
-
-
 def _cat(a: list[str], given: str) -> tuple[str, int]:
-    flags, files = _flags("cat", a, "n")
+    flags, files = options("cat", a, "n")
     text = _inputs(files, given)
     if "n" in flags:
         text = "".join(f"{i:6}\t{line}" for i, line in enumerate(text.splitlines(True), 1))
@@ -96,9 +35,9 @@ def _cat(a: list[str], given: str) -> tuple[str, int]:
 
 def _ends(name: str) -> Callable[[list[str], str], tuple[str, int]]:
     def command(a: list[str], given: str) -> tuple[str, int]:
-        flags, files = _flags(name, a, "", "n")
+        flags, files = options(name, a, "", "n")
         wanted = flags.get("n", "10")
-        n, lines = _number(name, wanted), _inputs(files, given).splitlines(True)
+        n, lines = as_number(name, wanted), _inputs(files, given).splitlines(True)
         if name == "head":
             return "".join(lines[:n]), 0
         return "".join(lines[n - 1 :] if wanted.startswith("+") else lines[-n:] if n else []), 0
@@ -107,7 +46,7 @@ def _ends(name: str) -> Callable[[list[str], str], tuple[str, int]]:
 
 
 def _wc(a: list[str], given: str) -> tuple[str, int]:
-    flags, files = _flags("wc", a, "lwc")
+    flags, files = options("wc", a, "lwc")
     rows: list[str] = []
     for path in files or ["-"]:
         text = given if path == "-" else read(path)
@@ -118,7 +57,7 @@ def _wc(a: list[str], given: str) -> tuple[str, int]:
 
 
 def _grep(a: list[str], given: str) -> tuple[str, int]:
-    flags, rest = _flags("grep", a, "ivnclrEFwoh", "e")
+    flags, rest = options("grep", a, "ivnclrEFwoh", "e")
     if "e" not in flags and not rest:
         raise Fail("grep: a pattern is missing", 2)
     pattern = flags["e"] if "e" in flags else rest.pop(0)
@@ -127,7 +66,7 @@ def _grep(a: list[str], given: str) -> tuple[str, int]:
     if "w" in flags:
         pattern = rf"\b(?:{pattern})\b"
     search = re.compile(pattern, re.IGNORECASE if "i" in flags else 0).search
-    files = list(_walked(rest or ["."])) if "r" in flags else rest
+    files = list(walked(rest or ["."])) if "r" in flags else rest
     out: list[str] = []
     for path in files or ["-"]:
         lines = (given if path == "-" else read(path)).splitlines()
@@ -146,19 +85,10 @@ def _grep(a: list[str], given: str) -> tuple[str, int]:
     return "".join(line + "\n" for line in out), 0 if out and out != ["0"] else 1
 
 
-def _walked(paths: list[str]) -> Iterator[str]:
-    for path in paths:
-        if os.path.isdir(path):
-            for folder, _, names in os.walk(path):
-                yield from (os.path.join(folder, name) for name in sorted(names))
-        else:
-            yield path
-
-
 def _sort(a: list[str], given: str) -> tuple[str, int]:
-    flags, files = _flags("sort", a, "nru", "kt")
+    flags, files = options("sort", a, "nru", "kt")
     lines = _inputs(files, given).splitlines()
-    field = _number("sort", flags.get("k", "1").split(",")[0].rstrip("nr")) - 1
+    field = as_number("sort", flags.get("k", "1").split(",")[0].rstrip("nr")) - 1
 
     def key(line: str) -> tuple[float, str]:
         parts = line.split(flags.get("t")) if "k" in flags else [line]
@@ -172,7 +102,7 @@ def _sort(a: list[str], given: str) -> tuple[str, int]:
 
 
 def _uniq(a: list[str], given: str) -> tuple[str, int]:
-    flags, files = _flags("uniq", a, "cd")
+    flags, files = options("uniq", a, "cd")
     runs: list[tuple[str, int]] = []
     for line in _inputs(files, given).splitlines():
         if runs and runs[-1][0] == line:
@@ -184,15 +114,15 @@ def _uniq(a: list[str], given: str) -> tuple[str, int]:
 
 
 def _cut(a: list[str], given: str) -> tuple[str, int]:
-    flags, files = _flags("cut", a, "", "dfc")
+    flags, files = options("cut", a, "", "dfc")
     wanted = flags.get("f") or flags.get("c")
     if not wanted:
         raise Fail("cut: give -f or -c", 2)
     ranges: list[tuple[int, int]] = []
     for piece in wanted.split(","):
         low, dash, high = piece.partition("-")
-        first = _number("cut", low or "1")
-        ranges.append((first, _number("cut", high or "999999") if dash else first))
+        first = as_number("cut", low or "1")
+        ranges.append((first, as_number("cut", high or "999999") if dash else first))
     out: list[str] = []
     glue = "" if "c" in flags else flags.get("d", "\t")
     for line in _inputs(files, given).splitlines():
@@ -203,7 +133,7 @@ def _cut(a: list[str], given: str) -> tuple[str, int]:
 
 
 def _tr(a: list[str], given: str) -> tuple[str, int]:
-    flags, sets = _flags("tr", a, "ds")
+    flags, sets = options("tr", a, "ds")
     if not sets or (len(sets) < 2 and not flags):
         raise Fail("tr: give two sets, or -d and one", 2)
     first = _set(sets[0])
@@ -228,7 +158,7 @@ def _set(text: str) -> str:
 
 
 def _sed(a: list[str], given: str) -> tuple[str, int]:
-    flags, rest = _flags("sed", a, "niE")
+    flags, rest = options("sed", a, "niE")
     script = rest.pop(0) if rest else ""
     printed = re.fullmatch(r"(\d+)(?:,(\d+|\$))?([pd])", script)
     replaced = re.fullmatch(r"s(.)(.*?)(?<!\\)\1(.*?)(?<!\\)\1(g?I?)", script, re.DOTALL)
@@ -259,91 +189,8 @@ def _sed(a: list[str], given: str) -> tuple[str, int]:
     return "", 0
 
 
-def _ls(a: list[str], given: str) -> tuple[str, int]:
-    flags, paths = _flags("ls", a, "la1hR")
-    out: list[str] = []
-    for path in paths or ["."]:
-        names = sorted(os.listdir(path)) if os.path.isdir(path) else [path]
-        shown = [n for n in names if "a" in flags or not n.startswith(".") or n == path]
-        if not os.path.exists(path):
-            raise Fail(f"ls: {path}: No such file or directory", 2)
-        out += [f"{path}:"] if len(paths) > 1 and os.path.isdir(path) else []
-        for name in shown:
-            full = os.path.join(path, name) if os.path.isdir(path) else name
-            kind = "d" if os.path.isdir(full) else "-"
-            out.append(f"{kind} {os.lstat(full).st_size:>9} {name}" if "l" in flags else name)
-    return "".join(line + "\n" for line in out), 0
-
-
-def _find(a: list[str], given: str) -> tuple[str, int]:
-    starts = a[: next((i for i, x in enumerate(a) if x.startswith("-")), len(a))]
-    tests = a[len(starts) :]
-    options = dict(zip(tests[::2], tests[1::2], strict=False))
-    if set(options) - {"-name", "-type"} or len(tests) % 2:
-        raise Fail("find: only -name PATTERN and -type f|d are available", 2)
-    out: list[str] = []
-    for start in starts or ["."]:
-        found = [start] if os.path.exists(start) else []
-        for folder, folders, names in os.walk(start):
-            found += [os.path.join(folder, n) for n in sorted(folders + names)]
-        for path in sorted(found):
-            kind = "d" if os.path.isdir(path) else "f"
-            named = fnmatch.fnmatch(os.path.basename(path), options.get("-name", "*"))
-            if named and options.get("-type", kind) == kind:
-                out.append(path)
-    return "".join(path + "\n" for path in out), 0
-
-
-def _mkdir(a: list[str], given: str) -> tuple[str, int]:
-    flags, paths = _flags("mkdir", a, "p")
-    for path in paths:
-        os.makedirs(path, exist_ok=True) if "p" in flags else os.mkdir(path)
-    return "", 0
-
-
-def _rm(a: list[str], given: str) -> tuple[str, int]:
-    flags, paths = _flags("rm", a, "rRf")
-    for path in paths:
-        if os.path.isdir(path) and not os.path.islink(path):
-            if not {"r", "R"} & set(flags):
-                raise Fail(f"rm: {path}: is a folder; use -r")
-            shutil.rmtree(path)
-        elif os.path.lexists(path) or "f" not in flags:
-            os.remove(path)
-    return "", 0
-
-
-def _moved(name: str) -> Callable[[list[str], str], tuple[str, int]]:
-    def command(a: list[str], given: str) -> tuple[str, int]:
-        flags, paths = _flags(name, a, "rRfap")
-        if len(paths) < 2:
-            raise Fail(f"{name}: give what and where to", 2)
-        *sources, target = paths
-        for source in sources:
-            into = (
-                os.path.join(target, os.path.basename(source)) if os.path.isdir(target) else target
-            )
-            if name == "mv":
-                shutil.move(source, into)
-            elif not os.path.isdir(source):
-                shutil.copy(source, into)
-            elif {"r", "R", "a"} & set(flags):
-                shutil.copytree(source, into, dirs_exist_ok=True)
-            else:
-                raise Fail(f"cp: {source}: is a folder; use -r")
-        return "", 0
-
-    return command
-
-
-def _touch(a: list[str], given: str) -> tuple[str, int]:
-    for path in a:
-        open(path, "a", encoding="utf-8").close()
-    return "", 0
-
-
 def _tee(a: list[str], given: str) -> tuple[str, int]:
-    flags, paths = _flags("tee", a, "a")
+    flags, paths = options("tee", a, "a")
     for path in paths:
         with open(path, "a" if "a" in flags else "w", encoding="utf-8") as file:
             file.write(given)
@@ -351,7 +198,7 @@ def _tee(a: list[str], given: str) -> tuple[str, int]:
 
 
 def _seq(a: list[str], given: str) -> tuple[str, int]:
-    numbers = [_number("seq", x) for x in a]
+    numbers = [as_number("seq", x) for x in a]
     if not 1 <= len(numbers) <= 3:
         raise Fail("seq: give a last number, or first and last, or first, step and last", 2)
     first, last = (1, numbers[0]) if len(numbers) == 1 else (numbers[0], numbers[-1])
@@ -363,7 +210,7 @@ def _seq(a: list[str], given: str) -> tuple[str, int]:
 
 
 def _exit(a: list[str], given: str) -> tuple[str, int]:
-    raise Stop("", _number("exit", a[0]) & 0xFF if a else 0)
+    raise Stop("", as_number("exit", a[0]) & 0xFF if a else 0)
 
 
 def _test(a: list[str], given: str) -> tuple[str, int]:
@@ -403,11 +250,9 @@ def _python(a: list[str], given: str) -> tuple[str, int]:
 
 
 COMMANDS: dict[str, Callable[[list[str], str], tuple[str, int]]] = {
-    "echo": _echo, "pwd": lambda a, given: (os.getcwd() + "\n", 0), "cd": _cd, "cat": _cat,
-    "head": _ends("head"), "tail": _ends("tail"), "wc": _wc, "grep": _grep, "sort": _sort,
-    "uniq": _uniq, "cut": _cut, "tr": _tr, "sed": _sed, "ls": _ls, "find": _find, "mkdir": _mkdir,
-    "rm": _rm, "mv": _moved("mv"), "cp": _moved("cp"), "touch": _touch, "tee": _tee, "seq": _seq,
-    "test": _test, "exit": _exit, "[": _test, "python": _python, "python3": _python,
-    "true": lambda a, given: ("", 0), "false": lambda a, given: ("", 1),
+    **FILE_COMMANDS, "echo": _echo, "cat": _cat, "head": _ends("head"), "tail": _ends("tail"),
+    "wc": _wc, "grep": _grep, "sort": _sort, "uniq": _uniq, "cut": _cut, "tr": _tr, "sed": _sed,
+    "tee": _tee, "seq": _seq, "test": _test, "[": _test, "exit": _exit, "python": _python,
+    "python3": _python, "true": lambda a, given: ("", 0), "false": lambda a, given: ("", 1),
 }  # fmt: skip
 """Every command by name."""

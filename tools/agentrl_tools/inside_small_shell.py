@@ -15,7 +15,8 @@ import re
 from collections.abc import Iterator
 from itertools import chain
 
-from agentrl_tools.inside_commands import COMMANDS, Fail, Stop, read
+from agentrl_tools.inside_commands import COMMANDS
+from agentrl_tools.inside_files import Fail, Stop, read
 
 MAX_OUTPUT = 20_000
 _OPERATORS = ("&&", "||", ">>", "2>&1", "2>", ";", "|", ">", "<", "\n")

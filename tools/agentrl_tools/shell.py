@@ -42,7 +42,7 @@ class ShellTool:
         self._max_chars = max_chars
         self._small = small
         self._refused = False
-        self._shell, self._commands = Inside("shell"), Inside("small_shell", "commands")
+        self._shell, self._commands = Inside("shell"), Inside("small_shell", "files", "commands")
         self._ctx: Context | None = None
         self._sandbox: Sandbox | None = None
 
