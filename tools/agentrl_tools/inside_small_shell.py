@@ -19,7 +19,7 @@ from agentrl_tools.inside_commands import COMMANDS
 from agentrl_tools.inside_files import Fail, Stop, read
 
 MAX_OUTPUT = 20_000
-_OPERATORS = ("&&", "||", ">>", "2>&1", "2>", ";", "|", ">", "<", "\n")
+_OPERATORS = ("&&", "||", ">>", "<<", "2>&1", "2>", ";", "|", ">", "<", "\n")
 _CONNECTORS = (";", "\n", "&&", "||")
 _KEYWORDS = {"for", "while", "if", "case", "function", "until", "select", "{", "(", "[["}
 
@@ -28,10 +28,11 @@ _variables: dict[str, str] = {}
 
 
 class Token(str):
-    """One word or operator; `bare` words may be patterns."""
+    """One word or operator."""
 
     operator: bool = False
     pattern: bool = False
+    """Whether it holds a `*` or `?` outside quotes."""
 
 
 def run(command: str) -> str:
@@ -82,10 +83,10 @@ def _tokens(text: str) -> Iterator[Token]:
     """Words and operators; quotes removed, variables put in when a word is reached."""
     at, word, started, pattern = 0, "", False, False
     while at <= len(text):
-        rest = text[at:]
-        operator = "<<" if rest.startswith("<<") else next(
-            (o for o in _OPERATORS if rest.startswith(o) and (o[0] != "2" or not started)), None
-        )  # fmt: skip
+        operator = next(
+            (o for o in _OPERATORS if text.startswith(o, at) and not (o[0] == "2" and started)),
+            None,
+        )
         if at == len(text) or operator or text[at] in " \t":
             if started:
                 yield _token(word, pattern=pattern)
@@ -96,7 +97,8 @@ def _tokens(text: str) -> Iterator[Token]:
             continue
         letter = text[at]
         if letter == "#" and not started:
-            at += len(rest.split("\n", 1)[0])
+            line_end = text.find("\n", at)
+            at = len(text) if line_end < 0 else line_end
             continue
         started = True
         if letter == "'":
