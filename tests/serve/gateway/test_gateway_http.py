@@ -234,8 +234,7 @@ async def test_a_crowd_is_sent_away(world: Any):
     ):
         create = ours.chat.completions.create
         waiting = [group.create_task(create(model="x", messages=[USER], n=n)) for n in (1, 8)]
-        await engine.asked(1)
-        await asyncio.sleep(0.3)
+        await until(lambda: backend._slots.waiting == 8)
         with pytest.raises(openai.RateLimitError):
             await create(model="x", messages=[USER], n=8)
         engine.hold.set()

@@ -229,7 +229,7 @@ async def test_a_deadline_kills_the_whole_group(collect: Any, tmp_path: Path):
         f"while not os.path.exists({str(tmp_path / 'pid')!r}): time.sleep(0.01)\n"
         "time.sleep(600)"
     )
-    (found,) = await collect(then, deadline_s=4.0)
+    (found,) = await collect(then, deadline_s=6.0)
     assert (found.stop, found.rewards, found.n_turns) == (StopReason.DEADLINE, {"env": 0.0}, 1)
     await gone(int((tmp_path / "pid").read_text()))
 
