@@ -76,6 +76,8 @@ class Env(ABC):
     """Tools offered to the model; protocols describe them in the prompt."""
     protocol: str = "hermes"
     """Name of the protocol the environment is written for; a config may choose another."""
+    uses_sandbox: bool | None = None
+    """Whether its episodes lease a sandbox; None: when one of its tools may."""
     partners: tuple[str, ...] = ()
     """Roles that it has partners write (`StepInfo.by`); a run must configure each of them."""
     expert_floor: float | None = None
@@ -100,6 +102,13 @@ class Env(ABC):
         """Release everything. Idempotent."""
         for tool in self.tools:
             await tool.close()
+
+
+def may_lease(env: Env) -> bool:
+    """Whether an episode may need a sandbox. A tool may unless it says `uses_sandbox = False`."""
+    if env.uses_sandbox is not None:
+        return env.uses_sandbox
+    return any(getattr(tool, "uses_sandbox", True) for tool in env.tools)
 
 
 @runtime_checkable

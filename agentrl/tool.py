@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from time import monotonic
-from typing import Any, Protocol, cast, overload, runtime_checkable
+from typing import Any, ClassVar, Protocol, cast, overload, runtime_checkable
 
 from agentrl.context import Context
 from agentrl.errors import AgentRLError, DeadlineExceeded, ToolError
@@ -61,8 +61,9 @@ ToolFunction = Callable[..., Awaitable[str | ToolResult]]
 
 @dataclass(frozen=True, slots=True)
 class FunctionTool:
-    """A stateless tool made from an annotated async function."""
+    """A stateless tool made from an annotated async function; it never leases a sandbox."""
 
+    uses_sandbox: ClassVar[bool] = False
     function: ToolFunction
     name: str
     description: str

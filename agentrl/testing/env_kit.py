@@ -20,6 +20,7 @@ from agentrl.env import (
     RandomPlayer,
     StepResult,
     TaskGenerator,
+    may_lease,
 )
 from agentrl.errors import UserError
 from agentrl.evaluate.statistics import Z95
@@ -211,7 +212,7 @@ class _Kit:
         env = self._make_env()
         if not isinstance(env, Expert):
             return "skipped: no expert"
-        if env.tools and not self._real:
+        if may_lease(env) and not self._real:
             return "skipped: needs a real sandbox pool"
         played = self._tasks[:5]
         rewards = [await self._shown(task) for task in played]
@@ -246,7 +247,7 @@ class _Kit:
         floor = self._make_env().expert_floor
         if floor is None:
             return "skipped: declares no expert_floor"
-        if self._make_env().tools and not self._real:
+        if may_lease(self._make_env()) and not self._real:
             return "skipped: needs a real sandbox pool"
         mean, _, high = interval([await self._shown(task) for task in self._tasks])
         expect(high >= floor, f"mean reward {mean:.3f}, at most {high:.3f}, is below {floor:g}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from agentrl.config import RunConfig
-from agentrl.env import Env, Expert
+from agentrl.env import Env, Expert, may_lease
 from agentrl.errors import UserError
 from agentrl.points import Need, RolloutPlan, needs_of
 
@@ -49,7 +49,7 @@ def provides(config: RunConfig, env: Env) -> frozenset[Need]:
         "expert": isinstance(env, Expert),
         "demonstrations": config.algo.demos.queue > 0,
         "replay": config.algo.replay.capacity > 0,
-        "sandbox": bool(env.tools),
+        "sandbox": may_lease(env),
     }
     return frozenset(need for need, there in found.items() if there)
 

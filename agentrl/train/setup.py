@@ -18,7 +18,7 @@ from agentrl.config import DataConfig, EnvConfig, Plugin, RunConfig
 from agentrl.data.stream import FileStream, GeneratedStream, TaskStream
 from agentrl.data.tasks import load_hub_tasks, load_tasks
 from agentrl.engine.base import Engine, Sampling
-from agentrl.env import Env, TaskGenerator
+from agentrl.env import Env, TaskGenerator, may_lease
 from agentrl.errors import UserError
 from agentrl.model_path import model_path
 from agentrl.plugins import build, maker
@@ -118,8 +118,8 @@ def _spelling(tokenizer: Tokenizer) -> tuple[int, ...]:
 
 
 def make_pool(config: RunConfig, env: Env) -> SandboxPool | None:
-    """The sandbox pool, not yet open; None when the environment offers no tools."""
-    if not env.tools:
+    """The sandbox pool, not yet open; None when the environment runs no code."""
+    if not may_lease(env):
         return None
     return build("sandbox", config.sandbox, max_sessions=config.rollout.in_flight)
 

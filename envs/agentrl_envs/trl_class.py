@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from copy import copy, deepcopy
 from dataclasses import dataclass
 from random import Random
-from typing import Any, Self, TypeAlias, cast, final
+from typing import Any, ClassVar, Self, TypeAlias, cast, final
 
 from agentrl.context import Context
 from agentrl.env import Action, Observation, StepInfo, StepResult
@@ -38,6 +38,7 @@ Factory: TypeAlias = Callable[[], object]
 class MethodTool:
     """One public method of a live object."""
 
+    uses_sandbox: ClassVar[bool] = False
     method: Callable[..., object]
     """Bound; a plain one runs in a thread."""
     name: str

@@ -20,6 +20,7 @@ class FinishTool:
 
     name = "finish"
     parallel = False
+    uses_sandbox = False
     finishes = True
 
     def __init__(self, *, what: str = "Your final answer, without explanation.") -> None:

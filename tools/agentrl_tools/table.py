@@ -59,6 +59,7 @@ class TableTool:
 
     name = "table"
     parallel = True
+    uses_sandbox = False
 
     def __init__(self, *, table: Table | str | None = None, max_chars: int = 1000) -> None:
         """`table`: the table or its text (`read_table`); an environment gives another at `reset`.

@@ -27,6 +27,7 @@ class VerlToolTool:
     """A tool of a verl-tool server; its state is the server's, one trajectory id per episode."""
 
     parallel = False
+    uses_sandbox = False
 
     def __init__(
         self,

@@ -26,8 +26,8 @@ def safe(text: str) -> str:
 class Screen:
     """Writes to a console; nothing of the world's can colour it or move its cursor."""
 
-    def __init__(self, console: Console, isolation: str) -> None:
-        """`isolation` is what the sandbox's level is called."""
+    def __init__(self, console: Console, isolation: str | None) -> None:
+        """`isolation` is what the sandbox's level is called; None without a sandbox."""
         self._console, self._isolation = console, isolation
 
     def title(self, text: str) -> None:
@@ -63,7 +63,8 @@ class Screen:
                 self.said(message.name or message.role, message.content)
                 continue
             mark = f" {found.error}" if found.error else ""
-            facts = f"{message.name} · {found.wall_s * 1000:.1f} ms · isolation {self._isolation}"
+            where = f" · isolation {self._isolation}" if self._isolation else ""
+            facts = f"{message.name} · {found.wall_s * 1000:.1f} ms{where}"
             self._console.print(Text(f"{facts}{mark}", "red" if found.error else "cyan"))
             self._console.print(Text(safe(found.content), "yellow"), soft_wrap=True)
 

@@ -31,9 +31,9 @@ class Stage:
         return self.env.tools
 
     @property
-    def isolation(self) -> str:
-        """What stands between the model's code and this machine."""
-        return "none" if self.parts.pool is None else self.parts.pool.isolation
+    def isolation(self) -> str | None:
+        """What stands between the model's code and this machine; None where no code is run."""
+        return None if self.parts.pool is None else self.parts.pool.isolation
 
 
 @asynccontextmanager

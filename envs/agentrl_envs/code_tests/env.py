@@ -38,6 +38,7 @@ class CodeTestsEnv(ToolEnv):
     """Programming problems judged by hidden tests; public ones may be run on the way."""
 
     protocol = "hermes"
+    uses_sandbox = True
     expert_floor = 1.0
     random_ceiling = 0.05
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from string import ascii_lowercase
-from typing import cast
+from typing import ClassVar, cast
 
 from agentrl.context import Context
 from agentrl.errors import UserError
@@ -22,6 +22,7 @@ _META = frozenset({"metadata", "type"})
 class StepTool:
     """A tool whose call is a step of the environment."""
 
+    uses_sandbox: ClassVar[bool] = False
     name: str
     description: str
     schema: Fields

@@ -24,6 +24,7 @@ class Lookup:
 
     name = "search"
     parallel = True
+    uses_sandbox = False
     schema: Mapping[str, JsonValue] = {
         "type": "object",
         "properties": {"query": {"type": "string", "description": "What to look for."}},

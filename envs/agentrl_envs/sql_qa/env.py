@@ -47,6 +47,7 @@ class SqlQA(ToolEnv):
     """Questions answered by an SQL query, judged by the rows it returns."""
 
     protocol = "hermes"
+    uses_sandbox = True
     expert_floor = 1.0
     random_ceiling = 0.05
 

@@ -34,6 +34,7 @@ class DeclaredTool:
     """A tool that the environment itself runs; the model is only told of it."""
 
     parallel = False
+    uses_sandbox = False
 
     def __init__(self, told: Fields) -> None:
         self.name = str(told.get("name"))

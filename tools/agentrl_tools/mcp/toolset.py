@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast, final
+from typing import TYPE_CHECKING, ClassVar, cast, final
 
 from agentrl.context import Context
 from agentrl.errors import CannotFork, UserError
@@ -128,6 +128,7 @@ class McpServer:
 class McpTool:
     """One tool of a server."""
 
+    uses_sandbox: ClassVar[bool] = False
     server: McpServer
     told: ServerTool
     """The server's description of it."""

@@ -21,6 +21,7 @@ class LearningMemoryTool:
 
     name = "learning_memory"
     parallel = False
+    uses_sandbox = False
 
     def __init__(
         self,

@@ -22,6 +22,7 @@ class MemoryTool:
     """A memory that the model writes and searches: add, update, delete, noop, search."""
 
     name = "memory"
+    uses_sandbox = False
     description = (
         "Your memory during this task. `add` remembers a text under a new id; `update` replaces the "
         "text of an id, so merge what is still true into it; `delete` forgets an id; `noop` changes "

@@ -29,6 +29,7 @@ class SearchTool:
 
     name = "search"
     parallel = True
+    uses_sandbox = False
 
     def __init__(
         self,
