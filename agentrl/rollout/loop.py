@@ -25,6 +25,7 @@ from agentrl.types import Task
 BACKOFF_S = 0.1
 """Before the first fresh attempt; doubled before each further one."""
 
+
 @dataclass(frozen=True, slots=True)
 class RolloutStatistics:
     """A runner at one moment: who waited for what, and how episodes ended so far."""
