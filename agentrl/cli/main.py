@@ -29,6 +29,7 @@ COMMANDS: Mapping[str, str] = {
     "serve": "Serve an agent, its tools or a search index",
     "sandbox": "Run, try, measure and serve the sandbox",
     "bench": "Measure the rollout loop with simulated engines and tools",
+    "estimate": "Predict memory and step time of a run",
     "config": "Print the configuration that some words resolve to",
     "doctor": "Check this machine, line by line, with the fix",
 }

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
 
 from agentrl.config import RunConfig
 from agentrl.errors import SetupError, UserError
@@ -20,14 +19,12 @@ from agentrl.train import setup
 from agentrl.train.assemble import called, make_episodes, make_method, make_overlap, make_update
 from agentrl.train.collect import Method, score, shape
 from agentrl.train.demands import check_demands, check_partners
+from agentrl.train.estimate.memory import engine_memory, learner_memory
+from agentrl.train.estimate.words import plan_from
 from agentrl.train.loop import open_parts
 from agentrl.trajectory import Group, Trajectory
 from agentrl.transcript import Origin
 from agentrl.types import Task
-
-BYTES = {"float32": 4, "bfloat16": 2}
-LEARNER_BYTES = 16
-"""Of a parameter in the learner: fp32 weight, gradient and two moments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,24 +100,21 @@ async def _play(task: Task, parts: Parts, seed: int, method: Method) -> Trajecto
 
 
 def memory(config: RunConfig, path: str) -> dict[str, float]:
-    """Megabytes of a training run: learner, engine weights and KV cache of all rows in flight.
-
-    Activations are left out: they follow `learner.micro_tokens`.
+    """Megabytes of a run on one device by `agentrl.train.estimate`: learner, and engine with its KV
+    cache of all rows in flight. Empty for architectures that it has no formulas for.
     """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
-
-    shape = cast(Any, AutoConfig.from_pretrained(path))
-    with torch.device("meta"):
-        model = cast(PreTrainedModel, AutoModelForCausalLM.from_config(shape))
-    n_parameters = sum(p.numel() for p in model.parameters())
-    size = BYTES[config.model.dtype]
-    heads = getattr(shape, "num_key_value_heads", None) or shape.num_attention_heads
-    width = getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
-    per_token = 2 * shape.num_hidden_layers * heads * width * size
-    rows = min(config.rollout.in_flight, config.train.tasks_per_step * config.rollout.group_size)
-    return {
-        "learner: weights, gradients, AdamW moments": n_parameters * LEARNER_BYTES / 2**20,
-        "engine: weights": n_parameters * size / 2**20,
-        f"engine: KV cache of {rows} rows": rows * config.env.max_tokens * per_token / 2**20,
+    try:
+        model = config.model.model_copy(update={"path": path})
+        plan = plan_from(config.model_copy(update={"model": model}), {"device": "CPU"})
+    except UserError:
+        return {}
+    learner, engine = learner_memory(plan), engine_memory(plan)
+    states = learner.parameters + learner.gradients + learner.optimizer + learner.frozen
+    held = {
+        "learner: weights, gradients, AdamW moments": states,
+        "learner: activations, logits, temporaries": learner.total - states,
+        "engine: weights": engine.weights,
+        f"engine: KV cache of {plan.rows_per_engine} rows": engine.kv_cache,
+        "engine: temporaries": engine.temporaries,
     }
+    return {name: n_bytes / 2**20 for name, n_bytes in held.items()}
