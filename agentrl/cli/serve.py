@@ -21,6 +21,11 @@ class _Subcommands(LazyGroup):
     commands_known = SUBCOMMANDS
     file_pattern = "agentrl.cli.serve_{}"
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Options without a command before them are the gateway's as well."""
+        bare = bool(args) and args[0].startswith("-") and args[0] not in ("--help", "-h")
+        return super().parse_args(ctx, ["gateway", *args] if bare else args)
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:

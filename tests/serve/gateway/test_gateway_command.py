@@ -87,6 +87,8 @@ def test_beyond_this_machine_only_with_a_token(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_bare_words_are_the_gateway_s():
-    shown = CliRunner().invoke(cli, ["serve", "env=retool_math", "--help"])
-    assert shown.exit_code == 0
-    assert "--mode [agent|record]" in shown.output
+    for words in (["env=retool_math", "--help"], ["--mode", "record", "--help"]):
+        shown = CliRunner().invoke(cli, ["serve", *words])
+        assert shown.exit_code == 0
+        assert "--mode [agent|record]" in shown.output
+    assert "retriever" in CliRunner().invoke(cli, ["serve", "--help"]).output
