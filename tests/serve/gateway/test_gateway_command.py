@@ -43,6 +43,7 @@ def command(*words: str, folder: Path) -> Iterator[tuple[subprocess.Popen[str], 
         process.communicate()
 
 
+@pytest.mark.slow
 def test_an_agent_until_ctrl_c(tmp_path: Path):
     with command("env=retool_math", folder=tmp_path) as (process, url):
         body = {"messages": [QUESTION], "seed": 4}

@@ -65,9 +65,9 @@ async def test_a_foreign_agent_s_rows_are_our_own_loop_s():
     """The exactness test: same seeds, same ids, logprobs, masks, versions, rewards, ends."""
     plans = {
         "own": Sample(group_size=4),
-        "foreign": Harness(command=(sys.executable, str(AGENT), "plain"), group_size=4),
+        "foreign": Harness(command=(sys.executable, "-S", str(AGENT), "plain"), group_size=4),
     }
-    found = await played(nano(), plans, n=4)
+    found = await played(nano(), plans, n=3)
     pairs = [
         (own, foreign)
         for own, foreign in zip(found["own"], found["foreign"], strict=True)
@@ -75,8 +75,8 @@ async def test_a_foreign_agent_s_rows_are_our_own_loop_s():
     ]
     for own, foreign in pairs:
         assert facts(foreign) == facts(own)
-    assert len(pairs) >= 12
-    assert sum(len(own.calls) for own, _ in pairs) >= 8
+    assert len(pairs) >= 9
+    assert sum(len(own.calls) for own, _ in pairs) >= 6
     assert {own.rewards["env"] for own, _ in pairs} == {0.0, 1.0}
 
 
@@ -128,7 +128,7 @@ def test_a_step_is_trained_on_it_as_on_our_own(tmp_path: Path):
     plans = {
         "own": (),
         "harness": (
-            f"rollout.plan={{name: harness, command: [{sys.executable}, {AGENT}, plain]}}",
+            f"rollout.plan={{name: harness, command: [{sys.executable}, -S, {AGENT}, plain]}}",
         ),
         "recorded": (f"rollout.plan={file}", f"data.source={file}"),
     }
@@ -229,7 +229,7 @@ async def test_a_deadline_kills_the_whole_group(collect: Any, tmp_path: Path):
         f"while not os.path.exists({str(tmp_path / 'pid')!r}): time.sleep(0.01)\n"
         "time.sleep(600)"
     )
-    (found,) = await collect(then, deadline_s=6.0)
+    (found,) = await collect(then, deadline_s=3.0)
     assert (found.stop, found.rewards, found.n_turns) == (StopReason.DEADLINE, {"env": 0.0}, 1)
     await gone(int((tmp_path / "pid").read_text()))
 
