@@ -22,7 +22,7 @@ from agentrl.seeds import derive
 from agentrl.train import boundary, loop, setup
 from agentrl.train.alarms import Alarms, watched
 from agentrl.train.collect import Method
-from agentrl.train.demands import check_demands, check_partners
+from agentrl.train.demands import check_demands, check_engine_trains, check_partners
 from agentrl.train.demos import demonstrations
 from agentrl.train.exam import Exam
 from agentrl.train.feed import Overlap
@@ -47,6 +47,7 @@ def assemble(
     config: RunConfig, folder: RunFolder, sinks: Sequence[Sink], found: Path | None
 ) -> tuple[loop.Run, State]:
     """Every part of a training run and the boundary it starts from."""
+    check_engine_trains(config)
     make_env = setup.env_factory(config.env)
     env = make_env()
     source = setup.train_source(config, env)

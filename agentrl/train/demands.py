@@ -8,6 +8,7 @@ from agentrl.config import RunConfig
 from agentrl.env import Env, Expert, may_lease
 from agentrl.errors import UserError
 from agentrl.points import Need, RolloutPlan, needs_of
+from agentrl.registry import resolve
 
 REMEDY: Mapping[Need, str] = {
     "reference": "learner.reference=true",
@@ -26,6 +27,15 @@ REMEDY: Mapping[Need, str] = {
 
 ARTICLE: Mapping[str, str] = {"expert": "an ", "demonstrations": "", "replay": ""}
 """Before a need's name; `a` unless named here."""
+
+
+def check_engine_trains(config: RunConfig) -> None:
+    """Raise UserError for an engine whose weights nobody here can change."""
+    if not getattr(resolve("engine", config.engine.name), "trains", True):
+        raise UserError(
+            f"engine={config.engine.name} cannot be trained; use engine=transformers or engine=vllm, "
+            "or measure it with agentrl eval"
+        )
 
 
 def check_demands(config: RunConfig, env: Env, plugins: Mapping[str, object]) -> None:
@@ -94,4 +104,11 @@ def _check_pairs(config: RunConfig, plugins: Iterable[object]) -> None:
         raise UserError("algo.demos.lr needs algo.demos.queue=<tasks that trigger a step>")
 
 
-__all__ = ["REMEDY", "check_demands", "check_env_partners", "check_partners", "provides"]
+__all__ = [
+    "REMEDY",
+    "check_demands",
+    "check_engine_trains",
+    "check_env_partners",
+    "check_partners",
+    "provides",
+]

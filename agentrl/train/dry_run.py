@@ -18,7 +18,7 @@ from agentrl.rollout.parts import Names, Parts
 from agentrl.train import setup
 from agentrl.train.assemble import called, make_episodes, make_method, make_overlap, make_update
 from agentrl.train.collect import Method, score, shape
-from agentrl.train.demands import check_demands, check_partners
+from agentrl.train.demands import check_demands, check_engine_trains, check_partners
 from agentrl.train.estimate.memory import engine_memory, learner_memory
 from agentrl.train.estimate.words import plan_from
 from agentrl.train.loop import open_parts
@@ -44,6 +44,7 @@ def dry_run(config: RunConfig) -> DryRun:
 
     Raises what `train` would raise on bad input. A model that is not downloaded is a note.
     """
+    check_engine_trains(config)
     make_env = setup.env_factory(config.env)
     env = make_env()
     update = make_update(config)
