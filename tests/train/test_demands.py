@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
+from agentrl.cli.main import run
 from agentrl.config import RunConfig
 from agentrl.errors import UserError
 from agentrl.points import Need
@@ -68,3 +70,12 @@ def test_a_dry_run_says_why(
 ) -> None:
     with pytest.raises(UserError, match=message):
         dry_run(dice(**changes))
+
+
+def test_an_endpoint_is_refused_before_a_run_folder_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    words = ["env=retool_math", "engine=api", "engine.url=http://127.0.0.1:1/v1"]
+    assert run(["train", *words, f"dir={tmp_path / 'made'}"]) == 2
+    assert "engine=api cannot be trained" in capsys.readouterr().err
+    assert not (tmp_path / "made").exists()
