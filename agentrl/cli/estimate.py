@@ -29,13 +29,14 @@ def command(words: tuple[str, ...], as_json: bool) -> None:
     agentrl estimate model=Qwen2.5-1.5B model.dtype=bfloat16
     agentrl estimate model=Qwen2.5-7B gpus=8 model.dtype=bfloat16 sharding=fsdp2
     """
-    from agentrl.train.estimate import estimate, mend, plan_of
+    from agentrl.train.estimate import estimate, mend, plan_of, simulator_words
 
     plan = plan_of(words)
     found = estimate(plan)
     remedy = mend(plan) if found.misfits else ()
     if as_json:
-        click.echo(json.dumps(to_json(found, remedy)))
+        simulator = " ".join(simulator_words(found))
+        click.echo(json.dumps({**to_json(found, remedy), "simulator": simulator}))
     else:
         _print(found, remedy)
     if found.misfits:
@@ -78,8 +79,11 @@ def _times(found: Estimate) -> None:
 
 
 def _verdict(found: Estimate, remedy: Sequence[str]) -> None:
+    from agentrl.train.estimate import simulator_words
+
     if not found.misfits:
-        click.echo("\nit fits; a prediction, see docs/scaling.md for what was measured")
+        click.echo(f"\nrows that differ, one engine: {' '.join(simulator_words(found))}")
+        click.echo("it fits; a prediction, see docs/scaling.md for what was measured")
         return
     click.echo("")
     for sentence in found.misfits:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,7 +18,7 @@ from agentrl.cli.main import run as cli
 from agentrl.config import RunConfig, validated
 from agentrl.errors import UserError
 from agentrl.train.dry_run import memory
-from agentrl.train.estimate import Plan, Work, estimate, mend, plan_of
+from agentrl.train.estimate import Plan, Work, estimate, mend, plan_of, simulator_words
 from agentrl.train.estimate.devices import DEVICES
 from agentrl.train.estimate.memory import engine_memory, learner_memory
 from agentrl.train.estimate.shapes import KNOWN, kv_bytes_per_token, parameters, shape_of
@@ -246,6 +247,25 @@ def test_the_command_says_what_does_not_fit_and_what_would(
     total = sum(found["learner_bytes"].values()) + sum(found["engine_bytes"].values())
     assert found["learner_gpu_bytes"] == pytest.approx(total + DEVICES["H200"].overhead)
     assert found["step_s"] == pytest.approx(sum(found["step_parts_s"].values()))
+
+
+def test_the_simulator_is_told_the_same_engine(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its step at one row and at all of them is the roofline's; where rows are alike it agrees."""
+    asked = plan(dtype="bfloat16", sharding="fsdp2", micro_tokens=4096, checkpointing=True)
+    words = shlex.split(" ".join(simulator_words(estimate(asked))))
+    given = dict(zip(words[3::2], words[4::2], strict=True))
+    one, all_rows = decode_s(asked, 1, 300), decode_s(asked, 8, 300)
+    step, row = float(given["--step-ms"]), float(given["--row-ms"])
+    assert step + row == pytest.approx(1e3 * one, rel=0.01)
+    assert step + 8 * row == pytest.approx(1e3 * all_rows, rel=0.01)
+    assert (given["-c"], given["--episodes"], given["--calls"]) == ("8", "8", "2")
+    assert (given["--turn-tokens"], given["--tool-s"]) == ("100", "0.5")
+    assert int(given["--kv-tokens"]) * 57_344 < asked.device.memory
+    assert cli([*words[1:], "--turn-sigma", "0", "--tool-sigma", "0", "--json"]) == 0
+    simulated = json.loads(capsys.readouterr().out.splitlines()[0])
+    expected = step_time(asked)
+    playing = expected.generation + expected.tools
+    assert simulated["levels"][0]["wall_s"] == pytest.approx(playing, rel=0.05)
 
 
 def test_the_learner_says_its_sharding() -> None:
