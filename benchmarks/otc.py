@@ -6,9 +6,9 @@ Half of the tasks (`parity`, `reverse`) can be solved without code, half (`mul`,
 method starts from the shipped model and trains on the same tasks with the same seeds; the test tasks
 are played as in benchmarks/methods.py. Shown are calls, right answers per call (tool productivity, the
 paper's TP) and accuracy, where code is needed and where it is not. `guarded` rests while
-accuracy is lost; `scarce` has code needed in a fifth of the tasks only (`mul`), where OTC alone may
-drive the calls away: the alarm `tool collapse` is counted. Writes benchmarks/results/otc.json after
-every run. About a minute a run.
+accuracy is lost, which must cost no more than it does elsewhere (the collapse it is there for is shown
+by tests/rewards/test_otc_guard.py: it takes tasks that a guess solves more often than not). Warnings of
+a collapse are counted. Writes benchmarks/results/otc.json after every run. About a minute a run.
 """
 
 from __future__ import annotations
@@ -37,12 +37,7 @@ ENV = ("env=retool_math", f"env.families=[{','.join(sorted(NEEDING | FREE))}]")
 METHODS: Mapping[str, tuple[str, ...]] = {
     "grpo": (),
     "otc_grpo": ("recipe=otc_grpo",),
-    "otc_guarded": ("algo.shapers=[{name: otc, form: grpo, keep: 0.03}]",),
-    "otc_scarce": ("env.families=[add,max,mul,parity,reverse]", "recipe=otc_grpo"),
-    "otc_scarce_guarded": (
-        "env.families=[add,max,mul,parity,reverse]",
-        "algo.shapers=[{name: otc, form: grpo, keep: 0.03}]",
-    ),
+    "otc_guarded": ("algo.shapers=[{name: otc, form: grpo, keep: 0.05}]",),
     "ppo": ("recipe=otc_ppo", "algo.shapers=[]"),
     "otc_ppo": ("recipe=otc_ppo",),
 }
@@ -154,13 +149,10 @@ def report(stored: dict, options: argparse.Namespace) -> int:
             claims[f"{name} keeps {KEPT} of the accuracy where code is needed"] = (
                 ours["accuracy_needing_code"] >= KEPT * theirs["accuracy_needing_code"]
             )
-    if "otc_scarce" in rows and "otc_scarce_guarded" in rows:
-        warned = [r["collapse_warnings"] for r in stored["methods"]["otc_scarce"].values()]
-        claims["the collapse is warned of"] = any(warned)
-        claims["the guard keeps more answers where code is scarce"] = (
-            rows["otc_scarce_guarded"]["accuracy_needing_code"]
-            > rows["otc_scarce"]["accuracy_needing_code"]
-        )
+    warned = sum(
+        run["collapse_warnings"] for runs in stored["methods"].values() for run in runs.values()
+    )
+    claims["no collapse where code is needed in half of the tasks"] = warned == 0
     stored |= {"summary": rows, "claims": claims}
     options.results.write_text(json.dumps(stored) + "\n")
     print(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from agentrl.errors import UserError
@@ -81,3 +82,46 @@ def test_where_code_is_needed_a_lucky_guess_ends_the_papers_form() -> None:
 def test_what_is_kept_is_an_accuracy(value: float) -> None:
     with pytest.raises(UserError, match="an accuracy in 0 to 1"):
         OTC(keep=value)
+
+
+GUESSED, COMPUTED = 0.6, 1.0
+"""How often an answer is right without a call, and with one."""
+
+
+def bandit(keep: float | None, steps: int = 200) -> list[tuple[float, float]]:
+    """(accuracy, calls) by step of a policy that only decides whether to call, by GRPO.
+
+    Sixteen tasks of eight samples a step; one logit, its exact score function, step size 0.5. A
+    guess is right often enough to set n = 0, after which an answer by one call is worth half:
+    OTC alone prefers to guess (.6 against .5), though calling is always right.
+    """
+    rng, logit, history = np.random.default_rng(0), 0.0, HistoryStore()
+    told: list[tuple[float, float]] = []
+    for _ in range(steps):
+        called_share = 1 / (1 + np.exp(-logit))
+        ctx = replace(CTX, past=[{"accuracy": accuracy} for accuracy, _ in told])
+        gradient, right, calls = 0.0, [], []
+        for _ in range(16):
+            called = rng.random(8) < called_share
+            solved = rng.random(8) < np.where(called, COMPUTED, GUESSED)
+            of = group(solved.astype(float).tolist(), called.astype(int).tolist())
+            shaped = OTC(keep=keep)(of, summed(of), history, ctx)
+            history.commit(shaped.writes)
+            reward = np.asarray(shaped.rewards_G)
+            advantage = (reward - reward.mean()) / (reward.std() + 1e-6)
+            gradient += float((advantage * (called - called_share)).mean()) / 16
+            right += solved.tolist()
+            calls += called.tolist()
+        logit += 0.5 * gradient * 4
+        told.append((float(np.mean(right)), float(np.mean(calls))))
+    return told
+
+
+def test_the_collapse_and_the_guard() -> None:
+    """Calls vanish and accuracy falls to that of guessing; with `keep` it stays near its best."""
+    accuracy, calls = np.array(bandit(None)[-50:]).mean(0)
+    assert accuracy == pytest.approx(GUESSED, abs=0.05)
+    assert calls < 0.05
+    accuracy, calls = np.array(bandit(0.05)[-50:]).mean(0)
+    assert accuracy > 0.9
+    assert calls > 0.75
