@@ -55,7 +55,7 @@ def command(
     agentrl run env=retool_math player=me             you do, and see what the policy would see
     agentrl run env=retool_math player=expert -n 3    how it is done
     agentrl run tools=python model=runs/mine          a conversation with tools
-    agentrl run tools=python,search engine=api engine.model=NAME engine.url=https://...
+    agentrl run tools=python engine=api engine.base_url=http://127.0.0.1:8000/v1 engine.model_id=NAME
     """
     refuse_windows()
     from agentrl.cli.playing.saved import Saved

@@ -75,7 +75,7 @@ def test_a_dry_run_says_why(
 def test_an_endpoint_is_refused_before_a_run_folder_is_made(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    words = ["env=retool_math", "engine=api", "engine.url=http://127.0.0.1:1/v1"]
+    words = ["env=retool_math", "engine=api", "engine.base_url=http://127.0.0.1:1/v1"]
     assert run(["train", *words, f"dir={tmp_path / 'made'}"]) == 2
     assert "engine=api cannot be trained" in capsys.readouterr().err
     assert not (tmp_path / "made").exists()
