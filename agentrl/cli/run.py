@@ -179,11 +179,15 @@ class _Game:
                 portal, stage, screen, lines, watch, player,
                 talking=talking, approve=self._approve, reads=self._player == "me",
             )  # fmt: skip
+            failed = 0
             for number, task in enumerate(tasks):
                 played = table.play(task, number, saved)
+                failed += played.error is not None
                 if self._as_json:
                     click.echo(to_line(played))
                 screen.ending(played, chat.tokenizer, reward=not talking)
+        if failed:
+            raise click.exceptions.Exit(4)
 
     def _make_player(self, env: Env, renderer: Any, *, talking: bool) -> Player:
         from agentrl.cli.playing.players import Policy, Written, blind, expert, me

@@ -133,6 +133,13 @@ def test_mistakes_get_one_sentence(played: Played, argv: tuple[str, ...], messag
     assert len(told.splitlines()) == 1
 
 
+def test_what_the_world_fails_is_told_and_ends_with_4(played: Played):
+    nowhere = ("engine=api", "engine.base_url=http://127.0.0.1:1/v1", "engine.model_id=x")
+    out, _ = played(MATH, *nowhere, "engine.retries=0", code=4)
+    assert "ended: error" in out
+    assert "http://127.0.0.1:1/v1" in out
+
+
 def test_a_file_that_is_no_conversation_is_refused(played: Played, tmp_path: Path):
     other = tmp_path / "other.json"
     other.write_text('{"schema_version": 9}')
