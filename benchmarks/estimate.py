@@ -40,8 +40,8 @@ from agentrl.transcript import Origin, Segment, Transcript
 RESULTS = Path(__file__).parent / "results" / "estimate.json"
 SIZES: dict[str, dict[str, int]] = {
     "2M": {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 4, "vocab_size": 2000},
-    "12M": {"hidden_size": 320, "intermediate_size": 1024, "num_hidden_layers": 6, "vocab_size": 8000},
-    "44M": {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 10, "vocab_size": 16_000},
+    "10M": {"hidden_size": 320, "intermediate_size": 1024, "num_hidden_layers": 6, "vocab_size": 8000},
+    "38M": {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 10, "vocab_size": 16_000},
 }  # fmt: skip
 LEARNT, LENGTH = 8, 256
 PLAYED, PROMPT, SAMPLED = 32, 16, 64

@@ -160,7 +160,7 @@ def test_laws_of_memory(model: str, gpus: int, sharding: Any, dtype: Any, tokens
     assert learner_memory(replace(base, micro_tokens=2 * tokens)).total > held.total
     together, turns = estimate(base), estimate(replace(base, placement="asleep"))
     assert max(turns.learner_gpu, turns.engine_gpu) < together.learner_gpu
-    assert 0 < together.mfu <= base.device.flops_share
+    assert 0 < together.mfu <= 0.5 + 1e-9
 
 
 @pytest.mark.parametrize(

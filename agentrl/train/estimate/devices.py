@@ -27,8 +27,9 @@ class Device:
     """Bytes per second out of one device to its neighbours in the same node."""
     network: float
     """Bytes per second out of one device to other nodes."""
-    flops_share: float = 0.5
+    bf16_share: float = 0.5
     """Of the peak, in the learner's large products."""
+    fp32_share: float = 0.5
     bandwidth_share: float = 0.7
     """Of the peak, while decoding."""
     layer_s: float = 40e-6
@@ -38,7 +39,9 @@ class Device:
 
     def flops(self, dtype: str) -> float:
         """Operations per second reached in `dtype`."""
-        return self.flops_share * (self.bf16_flops if dtype == "bfloat16" else self.fp32_flops)
+        if dtype == "bfloat16":
+            return self.bf16_share * self.bf16_flops
+        return self.fp32_share * self.fp32_flops
 
 
 DEVICES: Mapping[str, Device] = {
@@ -49,11 +52,13 @@ DEVICES: Mapping[str, Device] = {
     "CPU": Device(
         "CPU",
         memory=16 * GIB,
-        bf16_flops=60e9,
-        fp32_flops=60e9,
-        bandwidth=12e9,
+        bf16_flops=440e9,
+        fp32_flops=85e9,
+        bandwidth=32e9,
         link=4e9,
         network=1e9,
+        bf16_share=0.42,
+        fp32_share=0.9,
         layer_s=250e-6,
         overhead=0.4 * GIB,
     ),
@@ -61,7 +66,8 @@ DEVICES: Mapping[str, Device] = {
 """SXM boards with NVLink (H200, H100, A100 of 80 GB), a PCIe card (L40S), one core of a server CPU.
 
 Data sheets give GPU peaks without sparsity; links and networks are one direction of what such nodes
-usually have (NVLink, PCIe 4 x16, 100 to 400 Gbit/s a GPU).
+usually have (NVLink, PCIe 4 x16, 100 to 400 Gbit/s a GPU). The core's rates are those of one with AVX-512
+and its bf16 products, as benchmarks/estimate.py measured them; its shares were fitted there too.
 """
 
 
