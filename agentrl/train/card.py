@@ -89,11 +89,12 @@ def card(about: About) -> str:
     if base.hub is not None:
         front.append(f"base_model: {base.hub}")
     front += ["tags:", "- agentrl", "- reinforcement-learning", "- tool-use", "---"]
+    plural = "" if about.step == 1 else "s"
     kept = "the best by evaluation" if about.is_best else "the latest"
     text = [
         *front,
         "",
-        f"# {base.name} after {about.step} steps in {_bare(about.config.env.name)}",
+        f"# {base.name} after {about.step} step{plural} in {_bare(about.config.env.name)}",
         "",
         f"A causal language model of {about.n_parameters:,} parameters in {about.dtype}, trained with "
         f"agentrl {about.run.get('agentrl', 'of an unknown version')}. "
