@@ -19,6 +19,7 @@ from agentrl.engine.base import Sampling
 from agentrl.engine.vllm.command import ServerSettings, command, variables
 from agentrl.engine.vllm.files import Parameters, parameters_of, write_tensors
 from agentrl.engine.vllm.metrics import Counters, parse
+from agentrl.engine.vllm.neighbours import make_llvmlite_plain
 from agentrl.engine.vllm.start import check_parallel
 from agentrl.engine.vllm.wire import Received, first_runs, generation_body, scores
 from agentrl.engine.vllm.worker import (
@@ -236,3 +237,11 @@ def test_a_tied_head_is_written_with_its_embedding_and_files_hold_copies(folders
     assert untied.with_head({"model.embed_tokens.weight": embedding}).keys() == {
         "model.embed_tokens.weight"
     }
+
+
+def test_llvmlite_answers_for_itself_and_still_finds_its_functions():
+    ffi = pytest.importorskip("llvmlite.binding.ffi")
+    make_llvmlite_plain()
+    make_llvmlite_plain()
+    assert not hasattr(ffi.lib, "__dict__")
+    assert ffi.lib.LLVMPY_GetVersionInfo() > 0

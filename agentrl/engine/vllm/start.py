@@ -15,6 +15,7 @@ import torch
 
 from agentrl.engine.base import Sampling
 from agentrl.engine.stops import Decodes
+from agentrl.engine.vllm.neighbours import make_llvmlite_plain
 from agentrl.engine.vllm.worker import EXTENSION
 from agentrl.errors import SetupError, UserError
 
@@ -133,6 +134,7 @@ def start(settings: VllmSettings, folder: Path) -> Any:  # vllm.v1.engine.llm_en
     )
     if not on_cpu:
         arguments.gpu_memory_utilization = settings.gpu_share
+    make_llvmlite_plain()
     engine = LLMEngine.from_engine_args(arguments)
     engine.collective_rpc("agentrl_install")
     return engine
