@@ -7,7 +7,7 @@
 The same 2.8M Qwen2 that calls a 0.5 s tool three times and answers, the same prompts, 8 samples of each,
 at most 128 tokens a turn, 64 in flight, continuous flow. TRL's programs run as they are, ours and theirs
 in turns; the first 64 rollouts of both are warm-up, and the barrier (64 started together, all back) is
-reported by itself. Writes results/trl_rollout.json.
+reported by itself. Writes results/trl_rollout.json, or trl_rollout_vllm.json with that engine.
 """
 
 from __future__ import annotations
@@ -221,8 +221,9 @@ def main() -> None:
         told += f"{record['faster_than_grpo_rollout']:.1f}x the barrier, "
         told += f"{record['faster_than_grpo_flow']:.1f}x the flow"
     print(told)
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(record, indent=1) + "\n")
+    results = RESULTS if options.engine == "transformers" else RESULTS.with_stem("trl_rollout_vllm")
+    results.parent.mkdir(exist_ok=True)
+    results.write_text(json.dumps(record, indent=1) + "\n")
 
 
 def make(name: str, folder: Path) -> Engine:
