@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, TextIO
 
 import click
 
+from agentrl.cli.plain import plain
 from agentrl.errors import SandboxError, SetupError
 
 if TYPE_CHECKING:
     from agentrl.sandbox import ExecResult, SandboxPool
-
-_KEPT = "\n\t"
 
 
 @asynccontextmanager
@@ -70,7 +69,7 @@ def facts(result: ExecResult) -> str:
 def _write(stream: TextIO, text: str) -> None:
     """What code printed; on a terminal without the control characters that would steer it."""
     if stream.isatty():
-        text = "".join(c if c.isprintable() or c in _KEPT else f"\\x{ord(c):02x}" for c in text)
+        text = plain(text)
     encoding = stream.encoding
     stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
     if stream.isatty() and text and not text.endswith("\n"):

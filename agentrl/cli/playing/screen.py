@@ -11,16 +11,10 @@ from rich.text import Text
 
 from agentrl.chat.base import Tokenizer
 from agentrl.cli.dry import MARKS, STYLES
+from agentrl.cli.plain import plain
 from agentrl.env import StepResult
 from agentrl.trajectory import Trajectory
 from agentrl.transcript import Origin, Transcript
-
-KEPT = "\n\t"
-
-
-def safe(text: str) -> str:
-    """Text without the control characters that would steer a terminal."""
-    return "".join(c if c.isprintable() or c in KEPT else f"\\x{ord(c):02x}" for c in text)
 
 
 class Screen:
@@ -32,15 +26,15 @@ class Screen:
 
     def title(self, text: str) -> None:
         """A rule with words in it."""
-        self._console.rule(Text(safe(text)))
+        self._console.rule(Text(plain(text)))
 
     def note(self, text: str, style: str = "dim") -> None:
         """One line about what happens."""
-        self._console.print(Text(safe(text), style), soft_wrap=True)
+        self._console.print(Text(plain(text), style), soft_wrap=True)
 
     def stream(self, text: str) -> None:
         """More of what the agent writes."""
-        self._console.print(Text(safe(text), "green"), end="", soft_wrap=True)
+        self._console.print(Text(plain(text), "green"), end="", soft_wrap=True)
 
     def end_of_turn(self, n_tokens: int, seconds: float) -> None:
         """What the turn cost."""
@@ -50,7 +44,7 @@ class Screen:
 
     def said(self, role: str, text: str) -> None:
         """A message that is not the agent's."""
-        self._console.print(Text.assemble((f"{role}: ", "bold"), safe(text)), soft_wrap=True)
+        self._console.print(Text.assemble((f"{role}: ", "bold"), plain(text)), soft_wrap=True)
 
     def stepped(self, result: StepResult, *, person: bool) -> None:
         """Every call with what came of it, and what else was said, unless a `person` said it."""
@@ -66,14 +60,14 @@ class Screen:
             where = f" · isolation {self._isolation}" if self._isolation else ""
             facts = f"{message.name} · {found.wall_s * 1000:.1f} ms{where}"
             self._console.print(Text(f"{facts}{mark}", "red" if found.error else "cyan"))
-            self._console.print(Text(safe(found.content), "yellow"), soft_wrap=True)
+            self._console.print(Text(plain(found.content), "yellow"), soft_wrap=True)
 
     def row(self, row: Transcript, tokenizer: Tokenizer) -> None:
         """The context as the policy reads it, coloured by origin; trained tokens stand out."""
         colour, text = self._console.color_system is not None, Text()
         for origin, run in groupby(row.segments, key=lambda segment: segment.origin):
             ids = np.concatenate([segment.token_ids for segment in run])
-            words = safe(tokenizer.decode(ids))
+            words = plain(tokenizer.decode(ids))
             text.append(words if colour else MARKS.get(origin, "{}").format(words), STYLES[origin])
         self._console.print(text, soft_wrap=True)
         counts = self._legend(row)
@@ -122,4 +116,4 @@ class Screen:
             self.reward(played.rewards)
 
 
-__all__ = ["Screen", "safe"]
+__all__ = ["Screen"]
