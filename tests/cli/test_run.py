@@ -94,6 +94,22 @@ def test_a_conversation_calls_tools_asks_before_and_goes_on(played: Played):
     assert [m.content for m in talked.messages if m.role == "user"] == ["hello", "thanks"]
 
 
+def test_what_was_declined_may_run_once_it_was_taken_back(played: Played):
+    lines = f"{ADD}\nn\n/undo\n{ADD}\ny\n"
+    out, _ = played(MATH, "player=me", "--approve", "--json", lines=lines)
+    assert [call.content.strip() for call in from_line(out).calls] == ["42"]
+
+
+def test_what_was_declined_in_one_task_is_asked_anew_in_the_next(played: Played):
+    out, _ = played(
+        MATH, "player=expert", "--approve", "--json", "-n", "3", lines="n\n" + "y\n" * 9
+    )
+    told = [call.content for line in out.splitlines() for call in from_line(line).calls]
+    assert told[0] == "The user declined this call."
+    assert told[1:]
+    assert "The user declined this call." not in told[1:]
+
+
 def test_an_exchange_is_taken_back(played: Played):
     lines = "one\nfirst answer\ntwo\nsecond answer\n/undo\nthree\nthird answer\n"
     out, _ = played("tools=calculator", "player=me", "--json", lines=lines)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future, TimeoutError
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from anyio.from_thread import BlockingPortal
 
@@ -31,6 +31,15 @@ from agentrl.types import Task, ToolCall
 T = TypeVar("T")
 SLICE_S = 0.2
 """Of a wait: one without end would not hear Ctrl-C everywhere."""
+
+
+class _Place(NamedTuple):
+    """Where a turn stands."""
+
+    context: str
+    start: int
+    """Tokens of its row before it."""
+    end: int
 
 
 class Table:
@@ -57,8 +66,7 @@ class Table:
         self._portal, self._watch, self._player = portal, watch, player
         self._talking, self._approve = talking, approve
         self._turns: list[Turn] = []
-        self._starts: list[int] = []
-        self._ends: list[int] = []
+        self._places: list[_Place] = []
         self._results: list[str] = []
         self._quiet = False
         self._player_reads = reads
@@ -68,7 +76,9 @@ class Table:
     def play(self, task: Task, number: int, reopened: Saved | None = None) -> Trajectory:
         """One episode from its first messages to its end, or to where the person leaves it."""
         self.task, self._branches = task, 0
-        self._turns, self._starts, self._ends, self._results = [], [], [], []
+        self._turns, self._places, self._results = [], [], []
+        self._watch.said.clear()
+        self._watch.declined.clear()
         ctx = Ctx(step=number, total_steps=number + 1, seed=self.stage.config.seed)
         live = self.stage.runner.live(task, 0, ctx)
         with self._portal.wrap_async_context_manager(live) as self.episode:
@@ -126,9 +136,10 @@ class Table:
             for call in calls:
                 shown = json.dumps(dict(call.arguments), ensure_ascii=False)
                 self.screen.note(f"wants to call {call.name} {shown}", "cyan")
-                if not self.lines.line("run it? [Y/n] ").strip().lower().startswith("n"):
-                    continue
-                self._watch.declined.add(call.id)
+                if self.lines.line("run it? [Y/n] ").strip().lower().startswith("n"):
+                    self._watch.declined.add(call.id)
+                else:
+                    self._watch.declined.discard(call.id)  # it may have been, before an /undo
         return True
 
     def _answered(self) -> bool:
@@ -152,8 +163,7 @@ class Table:
         episode = self.episode
         start = episode.turn_start
         row = episode.row
-        self._starts.append(start)
-        self._ends.append(len(row))
+        self._places.append(_Place(row.context, start, len(row)))
         self._turns.append(Turn(row.token_ids[start:].tolist(), row.logprobs[start:].tolist()))
         self._call(episode.act, interrupt=self._watch.interrupt)
 
@@ -235,29 +245,35 @@ class Table:
             kept = (
                 max((turn for turn in self._watch.said if turn <= len(self._turns)), default=0) - 1
             )
-            at = self._ends[kept] if kept >= 0 else None
         else:
             kept = len(self._turns) - 1
-            at = self._starts[kept] if kept >= 0 else None
-        if at is None:
+        if kept < 0:
             self.screen.note("there is nothing to take back", "yellow")
             return
-        self._branch(at)
-        del self._turns[kept:], self._starts[kept:], self._ends[kept:]
+        if not self._branched(self._places[kept]):
+            self.screen.note("a turn of an earlier context cannot be taken back", "yellow")
+            return
+        del self._turns[kept:], self._places[kept:]
         for turn in [turn for turn in self._watch.said if turn > kept]:
             del self._watch.said[turn]
         self.screen.note("taken back" if self._talking else f"back before turn {kept + 1}")
 
-    def _branch(self, at: int) -> None:
+    def _branched(self, place: _Place) -> bool:
+        """Go on in a branch that ends at a turn's beginning, in a conversation at its end."""
+        if place.context != self.episode.row.context:
+            return False
+        at = place.end if self._talking else place.start
+        kept, self._results = self._results, []  # what is played again answers again
         self._branches += 1
-        self._quiet, self._results = True, []
+        self._quiet = True
         try:
-            fork = partial(self.episode.fork, [self._branches], at=at)
-            (self.episode,) = self._call(fork)
-        except ValueError:
-            self.screen.note("a turn in an earlier context cannot be taken back", "yellow")
+            (self.episode,) = self._call(partial(self.episode.fork, [self._branches], at=at))
+        except ValueError:  # the row was left and taken up again since
+            self._results = kept
+            return False
         finally:
             self._quiet = False
+        return True
 
     def _call(
         self,
