@@ -10,12 +10,11 @@ from agentrl_envs.logic.games.base import (
     Game,
     Knobs,
     Puzzle,
-    number,
-    read_table,
     table,
     write_table,
 )
-from agentrl_envs.logic.games.search import Allowed, Grid, fillings, is_latin, is_unique, latin
+from agentrl_envs.logic.games.search import Allowed, Grid, fillings, is_unique, latin
+from agentrl_envs.logic.games.squares import completed, filled_blindly
 
 Sign = list[int]
 """[r1, c1, r2, c2]: the first cell's number is the smaller one."""
@@ -54,20 +53,14 @@ class Futoshiki(Game):
 
     def right(self, data: Data, answer: str) -> bool:
         """A Latin square that keeps the givens and every inequality."""
-        rows, grid = read_table(answer), table(data, "grid")
-        if rows is None or not is_latin(rows, number(data, "size")):
-            return False
-        given = [(r, c, v) for r, row in enumerate(grid) for c, v in enumerate(row) if v]
-        return all(rows[r][c] == v for r, c, v in given) and all(
+        rows = completed(data, answer)
+        return rows is not None and all(
             rows[a][b] < rows[c][d] for a, b, c, d in table(data, "signs")
         )
 
     def guess(self, data: Data, rng: Random) -> str:
         """Random numbers in the empty cells."""
-        size = number(data, "size")
-        return write_table(
-            [[v or rng.randint(1, size) for v in row] for row in table(data, "grid")]
-        )
+        return filled_blindly(data, rng)
 
 
 def _smaller_first(full: Grid, a: int, b: int, c: int, d: int) -> Sign:

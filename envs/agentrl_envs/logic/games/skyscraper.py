@@ -12,12 +12,11 @@ from agentrl_envs.logic.games.base import (
     Game,
     Knobs,
     Puzzle,
-    number,
-    read_table,
     table,
     write_table,
 )
-from agentrl_envs.logic.games.search import Grid, fillings, is_latin, is_unique, latin
+from agentrl_envs.logic.games.search import Grid, fillings, is_unique, latin
+from agentrl_envs.logic.games.squares import completed, filled_blindly
 
 SIDES = ("top", "bottom", "left", "right")
 
@@ -60,20 +59,12 @@ class Skyscraper(Game):
 
     def right(self, data: Data, answer: str) -> bool:
         """A Latin square that keeps the givens and every clue."""
-        rows, grid = read_table(answer), table(data, "grid")
-        if rows is None or not is_latin(rows, number(data, "size")):
-            return False
-        given = [(r, c, v) for r, row in enumerate(grid) for c, v in enumerate(row) if v]
-        return all(rows[r][c] == v for r, c, v in given) and _fits(
-            _clues(rows), table(data, "clues")
-        )
+        rows = completed(data, answer)
+        return rows is not None and _fits(_clues(rows), table(data, "clues"))
 
     def guess(self, data: Data, rng: Random) -> str:
         """Random heights."""
-        size = number(data, "size")
-        return write_table(
-            [[v or rng.randint(1, size) for v in row] for row in table(data, "grid")]
-        )
+        return filled_blindly(data, rng)
 
 
 @cache

@@ -11,11 +11,10 @@ from agentrl_envs.logic.games.base import (
     Knobs,
     Puzzle,
     number,
-    read_table,
-    table,
     write_table,
 )
-from agentrl_envs.logic.games.search import Grid, fillings, is_latin, is_unique, latin
+from agentrl_envs.logic.games.search import Grid, fillings, is_unique, latin
+from agentrl_envs.logic.games.squares import completed, filled_blindly
 
 
 @final
@@ -50,22 +49,14 @@ class Sudoku(Game):
 
     def right(self, data: Data, answer: str) -> bool:
         """The givens stand, and rows, columns and boxes are complete."""
-        rows, size, grid = read_table(answer), number(data, "size"), table(data, "grid")
-        if rows is None or not is_latin(rows, size):
-            return False
-        kept = all(
-            not g or g == v
-            for gs, vs in zip(grid, rows, strict=True)
-            for g, v in zip(gs, vs, strict=True)
+        rows, size = completed(data, answer), number(data, "size")
+        return rows is not None and all(
+            _in_box(rows, r, c) for r in range(size) for c in range(size)
         )
-        return kept and all(_in_box(rows, r, c) for r in range(size) for c in range(size))
 
     def guess(self, data: Data, rng: Random) -> str:
         """The givens, and random numbers in the holes."""
-        size = number(data, "size")
-        return write_table(
-            [[v or rng.randint(1, size) for v in row] for row in table(data, "grid")]
-        )
+        return filled_blindly(data, rng)
 
 
 def _in_box(grid: Grid, r: int, c: int) -> bool:
