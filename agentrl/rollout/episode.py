@@ -27,7 +27,7 @@ from agentrl.rollout.parts import Names, Parts
 from agentrl.rollout.recorder import Recorder
 from agentrl.rollout.slots import Unranked
 from agentrl.rollout.stages import Stage, StageClock
-from agentrl.rollout.turn import Mark, Played, Turn, room_left
+from agentrl.rollout.turn import Mark, Played, Turn, part_sampling, room_left
 from agentrl.trajectory import StopReason, Trajectory
 from agentrl.transcript import Int32Array, Origin, Segment, Transcript, floats_array, ids_array
 from agentrl.types import Task
@@ -170,7 +170,7 @@ class LiveEpisode:
             seed = self._seeds.turn(self.n_turns - 1, turn.parts)
             turn.parts += 1
             wanted = room if max_tokens is None else min(room, max_tokens)
-            sampling = turn.sampling(self._parts, seed, wanted, entropies, stop)
+            sampling = part_sampling(self._parts, seed, wanted, entropies, stop)
             generation = await self._generate(sampling, by, scope)
             turn.wrote(generation, stop)
             if generation.stop == "length" and len(generation.token_ids) == room:

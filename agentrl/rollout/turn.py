@@ -57,24 +57,25 @@ class Turn:
         """All of its ids; `written` are those in the present row."""
         return written if not len(self.carried) else np.concatenate([self.carried, written])
 
-    def sampling(
-        self, parts: Parts, seed: int, room: int, entropies: bool, stop: Sequence[str]
-    ) -> Sampling:
-        """The settings of its next part, of at most `room` tokens."""
-        return replace(
-            parts.sampling,
-            max_tokens=room,
-            stop=(*parts.protocol.stops, *(s for s in stop if s not in parts.protocol.stops)),
-            stop_ids=parts.renderer.stop_ids,
-            seed=seed,
-            entropies=entropies or parts.sampling.entropies,
-        )
-
     def wrote(self, generation: Generation, pauses: Sequence[str]) -> None:
         """A part is there; one that stopped at one of `pauses` did not complete the turn."""
         self.ended = generation.stop == "stop_id"
         paused = generation.stop_text is not None and generation.stop_text in pauses
         self.complete = generation.stop != "length" and not paused
+
+
+def part_sampling(
+    parts: Parts, seed: int, room: int, entropies: bool, stop: Sequence[str]
+) -> Sampling:
+    """The settings of a turn's next part, of at most `room` tokens; it stops at `stop` too."""
+    return replace(
+        parts.sampling,
+        max_tokens=room,
+        stop=(*parts.protocol.stops, *(s for s in stop if s not in parts.protocol.stops)),
+        stop_ids=parts.renderer.stop_ids,
+        seed=seed,
+        entropies=entropies or parts.sampling.entropies,
+    )
 
 
 def room_left(n: int, start: int, limits: Limits, max_context: int) -> tuple[int, StopReason]:
@@ -87,4 +88,4 @@ def room_left(n: int, start: int, limits: Limits, max_context: int) -> tuple[int
     return min(rooms, key=lambda room: room[0])
 
 
-__all__ = ["Mark", "Played", "Turn", "room_left"]
+__all__ = ["Mark", "Played", "Turn", "part_sampling", "room_left"]
